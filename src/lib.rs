@@ -9,7 +9,7 @@
 //! 4  proxy
 //! 3  affinity | auth | limits | billing | routing | upstream | metering
 //! 2  store | budgets | protocol | metrics
-//! 1  config
+//! 1  concurrent | config
 //! 0  domain
 //! ```
 //!
@@ -24,6 +24,7 @@ pub mod auth;
 pub mod billing;
 pub mod budgets;
 pub mod cli;
+pub mod concurrent;
 pub mod config;
 pub mod domain;
 pub mod limits;

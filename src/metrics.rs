@@ -28,15 +28,16 @@ pub use unpriced::Unpriced;
 use labels::{AttemptLabels, EndLabels, LimitLabels, PlacementLabels, ProblemLabels, TokenLabels, UpstreamLabels};
 use results::{RESULTS, result_name};
 
-use crate::domain::{
-    affinity::{self as memory, PlacementResult},
-    alert,
-    budget::ByteBudget,
-    key,
-    ledger::LedgerStatus,
-    outcome::{AttemptResult, EndReason, Outcome},
-    problem::Problem,
-    sharing::SharingStatus,
+use crate::{
+    concurrent::{
+        affinity_status::AffinityStatus, alert_queue::AlertDeliveryStatus, byte_budget::ByteBudget,
+        key_status::StoredKeysStatus, ledger_status::LedgerStatus, sharing_status::SharingStatus,
+    },
+    domain::{
+        affinity::PlacementResult,
+        outcome::{AttemptResult, EndReason, Outcome},
+        problem::Problem,
+    },
 };
 
 /// All metrics of the process.
@@ -79,16 +80,16 @@ pub struct Metrics {
     pub ledger: Arc<LedgerStatus>,
     ledger_collector: ledger::LedgerCollector,
     /// Status of the keys in the store.
-    pub keys: Arc<key::StoredKeysStatus>,
+    pub keys: Arc<StoredKeysStatus>,
     keys_collector: keys::KeysCollector,
     /// Status of the limits that replicas share.
     pub sharing: Arc<SharingStatus>,
     sharing_collector: sharing::RedisCollector,
     /// Status of the affinity memory.
-    pub affinity: Arc<memory::AffinityStatus>,
+    pub affinity: Arc<AffinityStatus>,
     affinity_collector: affinity::AffinityCollector,
     /// Counters of the delivery of alerts.
-    pub alerts: Arc<alert::AlertDeliveryStatus>,
+    pub alerts: Arc<AlertDeliveryStatus>,
     alerts_collector: alerts::AlertsCollector,
     /// Connections of clients.
     pub connections: Connections,

@@ -98,12 +98,12 @@ impl LookedUpReference {
 pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
     let mut pinned: Option<(u64, usize)> = None;
     let (mut leans, mut agree) = (None, true);
-    for (place, named) in named.iter().enumerate() {
+    for (index, named) in named.iter().enumerate() {
         match (named.effect(), pinned) {
             (ReferenceEffect::Pins(account), Some((other, by))) if other != account => {
-                return Decision::Conflict(by, place);
+                return Decision::Conflict(by, index);
             }
-            (ReferenceEffect::Pins(account), _) => pinned = pinned.or(Some((account, place))),
+            (ReferenceEffect::Pins(account), _) => pinned = pinned.or(Some((account, index))),
             (ReferenceEffect::Leans(account), _) => {
                 agree &= *leans.get_or_insert(account) == account;
             }
@@ -115,10 +115,10 @@ pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> 
     let all_known = || named.iter().all(|named| known(named.effect()));
     let refuses = !all_known() && refuses(pinned.map(|(account, _)| account));
     let mut cannot_tell = false;
-    for (place, named) in named.iter().enumerate() {
+    for (index, named) in named.iter().enumerate() {
         match named.effect() {
-            ReferenceEffect::Foreign => return Decision::Unknown(place),
-            ReferenceEffect::Unknown if refuses => return Decision::Unknown(place),
+            ReferenceEffect::Foreign => return Decision::Unknown(index),
+            ReferenceEffect::Unknown if refuses => return Decision::Unknown(index),
             // A reference of another owner is never sent upstream, also while the store fails.
             ReferenceEffect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
             _ => {}
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn each_does_what_the_table_says() {
+    fn each_reference_has_the_effect_that_the_table_names() {
         let foreign = Recalled::Foreign(origin(7));
         let (away, away_foreign) = (Recalled::CannotTell(None), Recalled::CannotTell(Some(origin(7))));
         let pinned = Pinned { account: 7, by: 0 };
@@ -181,7 +181,7 @@ mod tests {
                 assert_eq!(both(&[named(kind, ReferenceRole::Within, recalled)]), within, "{kind:?} {recalled:?}");
                 let whole = if recalled == own(7) { [Leaning(7); 2] } else { [Free; 2] };
                 assert_eq!(both(&[named(kind, ReferenceRole::Whole, recalled)]), whole, "{kind:?} {recalled:?}");
-                // What may be looked up is refused only where it is known to be another owner's.
+                // A value that may be a reference is refused only if it is known to be another owner's.
                 let perhaps = match recalled {
                     Recalled::Own(_) => Leaning(7),
                     Recalled::Foreign(_) | Recalled::CannotTell(Some(_)) => Unknown(0),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn several_agree_or_it_goes_nowhere() {
+    fn references_agree_on_an_account_or_conflict() {
         let unknown = looked_up(Kind::File, Recalled::Unknown);
         let all = [
             named(Kind::Item, ReferenceRole::Whole, Recalled::Unknown),
@@ -219,7 +219,7 @@ mod tests {
             let with = [&all[..], &[unknown, looked_up(other, own(2))]].concat();
             assert_eq!(both(&with), [Conflict(1, 6); 2]);
         }
-        // What is whole agrees with everything.
+        // Complete items agree with any account.
         let whole = |account| named(Kind::Item, ReferenceRole::Whole, own(account));
         let with = [&all[..], &[whole(2)]].concat();
         assert_eq!(both(&with), [Pinned { account: 1, by: 1 }; 2]);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_unknown_ones_are_refused_depends_on_where_it_goes() {
+    fn refusal_of_unknown_references_depends_on_the_pinned_account() {
         let (known, unknown) = (looked_up(Kind::Response, own(1)), looked_up(Kind::File, Recalled::Unknown));
         let goes = |all: &[LookedUpReference]| decide(all, |account| account == Some(1));
         assert_eq!(goes(&[known, unknown]), Unknown(1));

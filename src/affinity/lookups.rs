@@ -11,10 +11,10 @@ use tokio::sync::{Notify, oneshot};
 use crate::{domain::origin::Reference, store::origins::StoredOrigin};
 
 /// The most waiting lookups of one key. Each belongs to a request in progress, and the store answers thousands per second.
-const WAITING: usize = 1024;
+const MAX_WAITING: usize = 1024;
 
-/// The most references of one key per turn. Ten keys share one read of [`BATCH`](super::keeping).
-const TURN: usize = 50;
+/// The most references of one key per turn. Ten keys share one read of [`BATCH`](super::persistence).
+const REFERENCES_PER_TURN: usize = 50;
 
 /// The lookup of one request.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ struct KeyQueue {
 
 #[derive(Debug, Default)]
 struct KeyQueues {
-    lines: HashMap<u64, KeyQueue>,
+    queues: HashMap<u64, KeyQueue>,
     /// Keys with lookups, the next one first.
     turns: VecDeque<u64>,
 }
@@ -42,8 +42,8 @@ struct KeyQueues {
 /// All waiting lookups.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
-    lines: Mutex<KeyQueues>,
-    came: Notify,
+    queues: Mutex<KeyQueues>,
+    arrived: Notify,
 }
 
 /// The references of one read from the store.
@@ -55,8 +55,8 @@ pub(super) struct LookupBatch {
 }
 
 impl Lookups {
-    fn lines(&self) -> MutexGuard<'_, KeyQueues> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, KeyQueues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a lookup for a key. The answer keeps the order of the references. `None` = too many lookups of that key wait.
@@ -67,67 +67,67 @@ impl Lookups {
     ) -> Option<oneshot::Receiver<Vec<Option<StoredOrigin>>>> {
         let (answer, answered) = oneshot::channel();
         let found = Vec::with_capacity(references.len());
-        let mut lines = self.lines();
-        let line = lines.lines.entry(key).or_default();
-        if line.lookups.len() >= WAITING {
+        let mut queues = self.queues();
+        let queue = queues.queues.entry(key).or_default();
+        if queue.lookups.len() >= MAX_WAITING {
             // Lookups whose requests are over make room.
-            line.leave();
+            queue.remove_abandoned();
         }
-        if line.lookups.len() >= WAITING {
+        if queue.lookups.len() >= MAX_WAITING {
             return None;
         }
-        line.lookups.push_back(Lookup { references, found, answer });
-        if line.lookups.len() == 1 {
-            lines.turns.push_back(key);
+        queue.lookups.push_back(Lookup { references, found, answer });
+        if queue.lookups.len() == 1 {
+            queues.turns.push_back(key);
         }
-        drop(lines);
-        self.came.notify_one();
+        drop(queues);
+        self.arrived.notify_one();
         Some(answered)
     }
 
     /// Waits for lookups and returns the next batch, of at most `most` references.
     pub(super) async fn next(&self, most: usize) -> LookupBatch {
         loop {
-            let batch = self.lines().take(most);
+            let batch = self.queues().take(most);
             if !batch.references.is_empty() {
                 return batch;
             }
-            self.came.notified().await;
+            self.arrived.notified().await;
         }
     }
 
     /// Passes the store's results on to the lookups of a batch.
     pub(super) fn answer(&self, batch: LookupBatch, found: Vec<Option<StoredOrigin>>) {
         let mut found = found.into_iter();
-        let mut lines = self.lines();
+        let mut queues = self.queues();
         for (key, count) in batch.turns {
-            let Some(line) = lines.lines.get_mut(&key) else { continue };
-            line.taken = 0;
-            line.give(found.by_ref().take(count));
+            let Some(queue) = queues.queues.get_mut(&key) else { continue };
+            queue.taken = 0;
+            queue.deliver(found.by_ref().take(count));
         }
-        lines.tidy();
+        queues.remove_empty();
     }
 
     /// Ends all waits, because the store cannot be read.
     pub(super) fn clear(&self) {
-        *self.lines() = KeyQueues::default();
+        *self.queues() = KeyQueues::default();
     }
 }
 
 impl KeyQueues {
     /// Lets keys take turns until the batch is full or contains everything.
     fn take(&mut self, most: usize) -> LookupBatch {
-        for line in self.lines.values_mut() {
-            line.leave();
+        for queue in self.queues.values_mut() {
+            queue.remove_abandoned();
         }
-        self.tidy();
+        self.remove_empty();
         let mut batch = LookupBatch::default();
         let mut passed = 0;
         while batch.references.len() < most && passed < self.turns.len() {
             let Some(key) = self.turns.pop_front() else { break };
-            let count = self.lines.get_mut(&key).map_or(0, |line| {
-                let room = (most - batch.references.len()).min(TURN);
-                line.take(room, &mut batch.references)
+            let count = self.queues.get_mut(&key).map_or(0, |queue| {
+                let room = (most - batch.references.len()).min(REFERENCES_PER_TURN);
+                queue.take(room, &mut batch.references)
             });
             passed = if count == 0 { passed + 1 } else { 0 };
             batch.turns.push((key, count));
@@ -137,15 +137,15 @@ impl KeyQueues {
     }
 
     /// Removes keys without lookups.
-    fn tidy(&mut self) {
-        self.lines.retain(|_, line| !line.lookups.is_empty());
-        self.turns.retain(|key| self.lines.contains_key(key));
+    fn remove_empty(&mut self) {
+        self.queues.retain(|_, queue| !queue.lookups.is_empty());
+        self.turns.retain(|key| self.queues.contains_key(key));
     }
 }
 
 impl KeyQueue {
     /// Removes lookups whose requests are over, unless a part of the queue is in the current batch.
-    fn leave(&mut self) {
+    fn remove_abandoned(&mut self) {
         if self.taken == 0 {
             self.lookups.retain(|lookup| !lookup.answer.is_closed());
         }
@@ -169,7 +169,7 @@ impl KeyQueue {
         count
     }
 
-    fn give(&mut self, mut found: impl Iterator<Item = Option<StoredOrigin>>) {
+    fn deliver(&mut self, mut found: impl Iterator<Item = Option<StoredOrigin>>) {
         while let Some(lookup) = self.lookups.front_mut() {
             let missing = lookup.references.len() - lookup.found.len();
             lookup.found.extend(found.by_ref().take(missing));
@@ -207,11 +207,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_take_turns_and_each_answer_is_in_its_place() {
+    async fn keys_take_turns_and_answers_keep_their_order() {
         let lookups = Lookups::default();
         let all = |from: usize, count: usize| (from..from + count).map(reference).collect::<Vec<_>>();
         let mut asked: Vec<_> =
-            (0..20).map(|place| (all(place * 1000, 900), lookups.ask(1, all(place * 1000, 900)))).collect();
+            (0..20).map(|location| (all(location * 1000, 900), lookups.ask(1, all(location * 1000, 900)))).collect();
         let mut small = lookups.ask(2, all(50_000, 3)).unwrap();
         let batch = serve(&lookups, 500).await;
         assert_eq!((batch.references.len(), batch.turns[..2].to_vec()), (500, vec![(1, 50), (2, 3)]));
@@ -219,7 +219,7 @@ mod tests {
         // One whose request is over is passed over.
         drop(asked.remove(7));
         let mut batches = 1;
-        while !lookups.lines().lines.is_empty() {
+        while !lookups.queues().queues.is_empty() {
             serve(&lookups, 500).await;
             batches += 1;
         }
@@ -227,13 +227,13 @@ mod tests {
         for (references, answered) in asked {
             assert_eq!(answered.unwrap().try_recv().unwrap(), references.into_iter().map(entry).collect::<Vec<_>>());
         }
-        assert!(lookups.lines().turns.is_empty());
+        assert!(lookups.queues().turns.is_empty());
     }
 
     #[tokio::test]
-    async fn only_so_many_of_a_key_wait() {
+    async fn waiting_lookups_of_a_key_are_bounded() {
         let lookups = Lookups::default();
-        let asked: Vec<_> = (0..WAITING).map(|number| lookups.ask(1, vec![reference(number)]).unwrap()).collect();
+        let asked: Vec<_> = (0..MAX_WAITING).map(|number| lookups.ask(1, vec![reference(number)]).unwrap()).collect();
         assert!(lookups.ask(1, vec![reference(0)]).is_none());
         let mut other = lookups.ask(2, vec![reference(0)]).unwrap();
         drop(asked);

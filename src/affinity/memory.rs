@@ -15,10 +15,8 @@ use std::{
 };
 
 use crate::{
-    domain::{
-        affinity::AffinityStatus,
-        origin::{Origin, Owner, Reference},
-    },
+    concurrent::affinity_status::AffinityStatus,
+    domain::origin::{Origin, Owner, Reference},
     store::origins::{EntryLifetime, StoredOrigin},
 };
 
@@ -27,7 +25,7 @@ use crate::{
 const SHARDS: usize = 559;
 
 /// Bytes of one slot in a table of the standard library, with its control byte.
-const PLACE: usize = size_of::<(Reference, StoredOrigin)>() + 1;
+const SLOT_BYTES: usize = size_of::<(Reference, StoredOrigin)>() + 1;
 
 /// The result of learning a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +62,7 @@ pub(super) struct OriginTable {
     shards: Box<[Mutex<Shard>]>,
     /// The most entries of one generation of a shard.
     most: AtomicUsize,
-    condition: Arc<AffinityStatus>,
+    status: Arc<AffinityStatus>,
 }
 
 fn generation(most: usize) -> usize {
@@ -75,18 +73,18 @@ fn generation(most: usize) -> usize {
 /// the smaller tables from before: 61 MiB were measured where the tables are 54 MiB.
 pub(super) fn most_bytes(entries: usize) -> u64 {
     let places = (generation(entries) * 8).div_ceil(7).next_power_of_two();
-    (2 * SHARDS * places * PLACE) as u64 / 6 * 7
+    (2 * SHARDS * places * SLOT_BYTES) as u64 / 6 * 7
 }
 
 impl OriginTable {
     /// Creates a table for at most so many entries.
-    pub(super) fn new(most: usize, condition: Arc<AffinityStatus>) -> Self {
+    pub(super) fn new(most: usize, status: Arc<AffinityStatus>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, most: AtomicUsize::new(generation(most)), condition }
+        Self { shards, most: AtomicUsize::new(generation(most)), status }
     }
 
     /// Changes the bound, for entries that are learned from now on.
-    pub(super) fn set_most(&self, most: usize) {
+    pub(super) fn set_max_entries(&self, most: usize) {
         self.most.store(generation(most), Ordering::Relaxed);
     }
 
@@ -98,7 +96,7 @@ impl OriginTable {
     }
 
     fn count(&self, before: usize, after: usize) {
-        let entries = &self.condition.entries;
+        let entries = &self.status.entries;
         match after.checked_sub(before) {
             Some(more) => entries.fetch_add(more as u64, Ordering::Relaxed),
             None => entries.fetch_sub((before - after) as u64, Ordering::Relaxed),
@@ -139,8 +137,8 @@ impl OriginTable {
     pub(super) fn recall(&self, reference: Reference, by: Owner, life: EntryLifetime) -> Option<RememberedOrigin> {
         self.change(reference, |shard, most| {
             let known = shard.get(reference, life)?;
-            let his = known.origin.owner.shares_with(by);
-            let again = if his { shard.use_again(reference, known, life, most) } else { None };
+            let may_use = known.origin.owner.shares_with(by);
+            let again = if may_use { shard.use_again(reference, known, life, most) } else { None };
             Some(RememberedOrigin { entry: again.unwrap_or(known), renewed: again.is_some() })
         })
     }
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_one_keeps_it_while_it_lives() {
+    fn the_first_owner_keeps_a_reference_until_it_expires() {
         let memory = memory(1000);
         let (r, a, b) = (reference(1), origin(1, "a", None), origin(1, "b", None));
         let entry = |origin, used_s| StoredOrigin { origin, used_s };
@@ -264,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_shares() {
+    fn keys_of_a_group_share_references() {
         let memory = memory(1000);
         let (r, a, b) = (reference(1), origin(1, "a", Some("team")), origin(1, "b", Some("team")));
         memory.learn(r, a, at(100));
@@ -274,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_store_says_counts() {
+    fn the_entry_of_the_store_replaces_the_one_in_memory() {
         let memory = memory(1000);
         let (r, a, b) = (reference(1), origin(1, "a", None), origin(2, "b", None));
         memory.learn(r, a, at(100));
@@ -285,16 +283,16 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_time_holds_at_once() {
+    fn a_shorter_lifetime_applies_at_once() {
         let memory = memory(1000);
         memory.learn(reference(1), origin(1, "a", None), at(100));
         let short = EntryLifetime { now_s: 100 + DAY, ttl_s: DAY };
         assert_eq!(memory.recall(reference(1), Owner::new("a", None), short), None);
-        assert_eq!(memory.condition.entries.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.status.entries.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn it_is_bounded_and_what_was_used_last_stays() {
+    fn the_memory_is_bounded_and_keeps_recently_used_entries() {
         let memory = memory(10_000);
         let a = origin(1, "a", None);
         for number in 0..100_000 {
@@ -303,29 +301,29 @@ mod tests {
                 assert!(memory.recall(reference(0), a.owner, at(100)).is_some(), "in use: {number}");
             }
         }
-        let entries = memory.condition.entries.load(Ordering::Relaxed);
+        let entries = memory.status.entries.load(Ordering::Relaxed);
         let counted: usize = (0..).map_while(|shard| memory.all_of(shard)).map(|all| all.len()).sum();
         assert_eq!(entries, counted as u64);
         assert!(entries <= 2 * SHARDS as u64 * generation(10_000) as u64 && entries > 5_000, "{entries}");
         let last = (99_000..100_000).filter(|number| memory.recall(reference(*number), a.owner, at(100)).is_some());
         assert_eq!(last.count(), 1000);
-        memory.set_most(1000);
+        memory.set_max_entries(1000);
         for number in 0..100_000 {
             memory.learn(reference(number), a, at(100));
         }
-        assert!(memory.condition.entries.load(Ordering::Relaxed) <= 2 * SHARDS as u64);
+        assert!(memory.status.entries.load(Ordering::Relaxed) <= 2 * SHARDS as u64);
     }
 
     #[test]
-    fn the_default_fits_its_tables() {
-        assert_eq!(PLACE, 49);
+    fn the_default_bound_fits_the_hash_tables() {
+        assert_eq!(SLOT_BYTES, 49);
         assert_eq!(most_bytes(1_000_000), 2 * 559 * 1024 * 49 / 6 * 7);
     }
 
     proptest! {
         /// Nothing is ever told of a reference but what the first one to learn it said, whatever is forgotten.
         #[test]
-        fn nobody_takes_what_is_somebody_elses(
+        fn no_owner_takes_over_a_reference_of_another_owner(
             steps in proptest::collection::vec((0..40_u64, 0..3_u64, 0..2_u64), 1..500),
             most in 1..60_usize,
         ) {

@@ -1,14 +1,14 @@
 //! The affinity memory: the account and the owner of each reference.
 //!
-//! All workers share one memory. A new reference is in memory at once and in the store a moment later (`keeping`), for restarts
+//! All workers share one memory. A new reference is in memory at once and in the store a moment later (`persistence`), for restarts
 //! and for other replicas. Memory asks the store for missing references, for at most [`WAIT`] or [`WAIT_FOR_FILE`]. A slow or
 //! failed store gets no lookups until it answers a test in time.
 
 mod decide;
-mod keeping;
 mod lookups;
 mod memory;
-mod met;
+mod persistence;
+mod rare_events;
 
 use std::{
     collections::VecDeque,
@@ -25,9 +25,10 @@ use tokio::{
 };
 
 use crate::{
+    concurrent::affinity_status::AffinityStatus,
     config,
     domain::{
-        affinity::{AffinityStatus, LookupResult},
+        affinity::LookupResult,
         origin::{Origin, Owner, Reference},
     },
     store::origins::{EntryLifetime, StoredOrigin},
@@ -36,11 +37,11 @@ use crate::{
 use self::{
     lookups::Lookups,
     memory::{LearnResult, OriginTable},
-    met::{Met, Rare},
+    rare_events::{RareEvent, RareEvents},
 };
 
 pub use decide::{Decision, LookedUpReference, ReferenceRole, decide};
-pub use keeping::AffinityStoreThread;
+pub use persistence::AffinityStoreThread;
 
 /// The longest wait of a request for a shared store. The promise is 50 ms; the rest is for timers and for a busy machine.
 pub const WAIT: Duration = Duration::from_millis(40);
@@ -52,29 +53,29 @@ pub const WAIT_FOR_FILE: Duration = Duration::from_secs(1);
 
 /// The most references that wait for a failed store: 5 MiB at 48 bytes each. Further references are only in memory. When the
 /// store works again, all of memory is written.
-const WAITING: usize = 100_000;
+const MAX_WAITING: usize = 100_000;
 
 /// The rows of the store, as a multiple of the entries in memory.
-const ROWS: u64 = 10;
+const ROWS_PER_ENTRY: u64 = 10;
 
 /// Returns the most memory that affinity uses with so many entries, in bytes.
 pub fn most_bytes(entries: usize) -> u64 {
-    memory::most_bytes(entries) + (WAITING * size_of::<(Reference, StoredOrigin)>()) as u64
+    memory::most_bytes(entries) + (MAX_WAITING * size_of::<(Reference, StoredOrigin)>()) as u64
 }
 
 /// The affinity memory of this process.
 #[derive(Debug)]
 pub struct AffinityMemory {
     memory: OriginTable,
-    met: Met,
+    rare_events: RareEvents,
     ttl_s: AtomicU32,
     /// The most rows of the store.
-    most_rows: AtomicU64,
+    max_rows: AtomicU64,
     /// Whether other replicas read the same store.
     is_shared: bool,
     lookups: Lookups,
     waiting: WriteQueue,
-    condition: Arc<AffinityStatus>,
+    status: Arc<AffinityStatus>,
 }
 
 /// The result of a lookup.
@@ -121,7 +122,7 @@ impl Recalled {
 
 /// A reference that an answer reveals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lesson {
+pub struct LearnedReference {
     /// The reference.
     pub reference: Reference,
     /// Whether the provider created the object, and the answer contains nothing of a caller.
@@ -139,7 +140,7 @@ pub struct LearnedCount(u64);
 #[derive(Debug)]
 struct WriteQueue {
     rows: Mutex<Rows>,
-    came: Notify,
+    arrived: Notify,
     written: watch::Sender<WriteProgress>,
 }
 
@@ -156,7 +157,7 @@ struct WriteProgress {
 struct Rows {
     rows: VecDeque<(Reference, StoredOrigin)>,
     /// How many entries were queued in total.
-    came: u64,
+    arrived: u64,
 }
 
 fn ttl_s(ttl: Duration) -> u32 {
@@ -165,24 +166,24 @@ fn ttl_s(ttl: Duration) -> u32 {
 
 impl AffinityMemory {
     /// Creates an empty memory.
-    fn new(settings: &config::AffinitySettings, shared: bool, condition: Arc<AffinityStatus>) -> Self {
+    fn new(settings: &config::AffinitySettings, shared: bool, status: Arc<AffinityStatus>) -> Self {
         Self {
-            memory: OriginTable::new(settings.max_entries, Arc::clone(&condition)),
-            met: Met::default(),
+            memory: OriginTable::new(settings.max_entries, Arc::clone(&status)),
+            rare_events: RareEvents::default(),
             ttl_s: AtomicU32::new(ttl_s(settings.ttl)),
-            most_rows: AtomicU64::new(settings.max_entries as u64 * ROWS),
+            max_rows: AtomicU64::new(settings.max_entries as u64 * ROWS_PER_ENTRY),
             is_shared: shared,
             lookups: Lookups::default(),
-            waiting: WriteQueue { rows: Mutex::default(), came: Notify::new(), written: watch::Sender::default() },
-            condition,
+            waiting: WriteQueue { rows: Mutex::default(), arrived: Notify::new(), written: watch::Sender::default() },
+            status,
         }
     }
 
     /// Applies settings that a reload may change.
     pub fn configure(&self, settings: &config::AffinitySettings) {
-        self.memory.set_most(settings.max_entries);
+        self.memory.set_max_entries(settings.max_entries);
         self.ttl_s.store(ttl_s(settings.ttl), Ordering::Relaxed);
-        self.most_rows.store(settings.max_entries as u64 * ROWS, Ordering::Relaxed);
+        self.max_rows.store(settings.max_entries as u64 * ROWS_PER_ENTRY, Ordering::Relaxed);
     }
 
     fn life(&self, now: Duration) -> EntryLifetime {
@@ -192,29 +193,30 @@ impl AffinityMemory {
     /// Stores the origin of references, and never waits. `now` = the time since 1970-01-01 UTC. The next lookup in this process
     /// finds them. A reference of another owner or of another account keeps its origin.
     pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> LearnedCount {
-        let lesson = |reference: &Reference| Lesson { reference: *reference, is_made: false, is_opaque: false };
-        self.learn_each(&references.iter().map(lesson).collect::<Vec<_>>(), origin, now)
+        let learned =
+            |reference: &Reference| LearnedReference { reference: *reference, is_made: false, is_opaque: false };
+        self.learn_answer(&references.iter().map(learned).collect::<Vec<_>>(), origin, now)
     }
 
     /// Stores the references of an answer. An account may give the same id to several owners, as a relay with a cache or with
     /// constant ids does. Each of these owners may use the id. The first owner keeps the entry; the others get an entry of
     /// their own beside it.
-    pub fn learn_each(&self, lessons: &[Lesson], origin: Origin, now: Duration) -> LearnedCount {
+    pub fn learn_answer(&self, learned_references: &[LearnedReference], origin: Origin, now: Duration) -> LearnedCount {
         let life = self.life(now);
         let (mut rows, mut new, mut taken) = (Vec::new(), 0, 0);
-        for lesson in lessons {
-            let learned = self.memory.learn(lesson.reference, origin, life);
-            if lesson.is_opaque {
-                self.meet(Rare::Opaque, life, &mut rows);
+        for learned_reference in learned_references {
+            let learned = self.memory.learn(learned_reference.reference, origin, life);
+            if learned_reference.is_opaque {
+                self.record_rare_event(RareEvent::Opaque, life, &mut rows);
             }
             let (reference, learned) = match learned {
-                LearnResult::Shared if lesson.is_made => {
+                LearnResult::Shared if learned_reference.is_made => {
                     taken += 1;
-                    self.meet(Rare::Shared, life, &mut rows);
-                    let beside = lesson.reference.for_owner(origin.owner);
-                    (beside, self.memory.learn(beside, origin, life))
+                    self.record_rare_event(RareEvent::Shared, life, &mut rows);
+                    let owner_reference = learned_reference.reference.for_owner(origin.owner);
+                    (owner_reference, self.memory.learn(owner_reference, origin, life))
                 }
-                learned => (lesson.reference, learned),
+                learned => (learned_reference.reference, learned),
             };
             match learned {
                 LearnResult::New(entry) => {
@@ -226,18 +228,18 @@ impl AffinityMemory {
                 LearnResult::Shared | LearnResult::Taken => taken += 1,
             }
         }
-        self.condition.learned.fetch_add(new, Ordering::Relaxed);
-        self.condition.foreign.fetch_add(taken, Ordering::Relaxed);
-        let mark = self.waiting.push(rows, &self.condition);
+        self.status.learned.fetch_add(new, Ordering::Relaxed);
+        self.status.foreign.fetch_add(taken, Ordering::Relaxed);
+        let mark = self.waiting.push(rows, &self.status);
         // Other replicas know these references already, so no answer waits.
         if new > 0 { mark } else { LearnedCount(0) }
     }
 
     /// Notes a rare event, and stores it for as long as the reference that caused it.
-    fn meet(&self, rare: Rare, life: EntryLifetime, rows: &mut Vec<(Reference, StoredOrigin)>) {
-        self.met.note(rare);
+    fn record_rare_event(&self, rare: RareEvent, life: EntryLifetime, rows: &mut Vec<(Reference, StoredOrigin)>) {
+        self.rare_events.record(rare);
         if let LearnResult::New(entry) | LearnResult::Renewed(entry) =
-            self.memory.learn(rare.mark(), Rare::ORIGIN, life)
+            self.memory.learn(rare.mark(), RareEvent::ORIGIN, life)
         {
             rows.push((rare.mark(), entry));
         }
@@ -245,12 +247,12 @@ impl AffinityMemory {
 
     /// Whether upstreams give ids whose text does not reveal their kind. Then requests must be searched for such texts.
     pub fn has_opaque(&self) -> bool {
-        self.met.has(Rare::Opaque)
+        self.rare_events.has_happened(RareEvent::Opaque)
     }
 
     /// Counts references of an answer with too many to learn.
-    pub fn overlook(&self, references: u64) {
-        self.condition.skipped.fetch_add(references, Ordering::Relaxed);
+    pub fn count_skipped(&self, references: u64) {
+        self.status.skipped.fetch_add(references, Ordering::Relaxed);
     }
 
     /// Looks up the references that `by` named, and keeps their order. Memory answers at once for references of `by`. The store
@@ -259,25 +261,25 @@ impl AffinityMemory {
         let mut recalled = Vec::with_capacity(references.len());
         let mut asked = Vec::new();
         let remembered = self.remembered(references, by, now);
-        for (place, (reference, origin)) in references.iter().zip(remembered).enumerate() {
+        for (index, (reference, origin)) in references.iter().zip(remembered).enumerate() {
             recalled.push(match origin {
                 Some(origin) if origin.owner.shares_with(by) => Recalled::Own(origin),
                 others => {
-                    asked.push((place, *reference));
-                    asked.extend(self.beside(*reference, by).map(|beside| (place, beside)));
+                    asked.push((index, *reference));
+                    asked.extend(self.owner_reference(*reference, by).map(|owner_reference| (index, owner_reference)));
                     Recalled::CannotTell(others)
                 }
             });
         }
         if !asked.is_empty() {
-            self.condition.store_lookups.fetch_add(asked.len() as u64, Ordering::Relaxed);
+            self.status.store_lookups.fetch_add(asked.len() as u64, Ordering::Relaxed);
             let answers = self.ask(asked.iter().map(|(_, reference)| *reference).collect(), by).await;
-            for ((place, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
-                let is_beside = references.get(place) != Some(&reference);
-                match recalled.get_mut(place) {
+            for ((index, reference), stored) in asked.into_iter().zip(answers.into_iter().flatten()) {
+                let is_owner_reference = references.get(index) != Some(&reference);
+                match recalled.get_mut(index) {
                     // A missing entry beside another owner's entry changes nothing.
-                    Some(_) if is_beside && stored.is_none() => {}
-                    Some(recalled) => *recalled = self.judge(reference, *recalled, stored, by),
+                    Some(_) if is_owner_reference && stored.is_none() => {}
+                    Some(recalled) => *recalled = self.combine(reference, *recalled, stored, by),
                     None => {}
                 }
             }
@@ -287,7 +289,7 @@ impl AffinityMemory {
     }
 
     /// Looks up references in memory alone, and keeps their order. For references that matter too little to wait for the store.
-    pub fn recall_here(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
+    pub fn recall_from_memory(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
         let remembered = self.remembered(references, by, now).into_iter();
         let recalled: Vec<_> = remembered.map(|origin| Recalled::of(origin, by)).collect();
         self.count(&recalled);
@@ -305,33 +307,33 @@ impl AffinityMemory {
             }
             Some(known.entry.origin)
         };
-        let is_his = |origin: &Origin| origin.owner.shares_with(by);
+        let may_use = |origin: &Origin| origin.owner.shares_with(by);
         let either = |reference: &Reference| {
             let first = recall(*reference);
-            match self.beside(*reference, by).filter(|_| !first.as_ref().is_some_and(is_his)) {
-                Some(beside) => recall(beside).filter(is_his).or(first),
+            match self.owner_reference(*reference, by).filter(|_| !first.as_ref().is_some_and(may_use)) {
+                Some(owner_reference) => recall(owner_reference).filter(may_use).or(first),
                 None => first,
             }
         };
         let origins = references.iter().map(either).collect();
-        let _ = self.waiting.push(renewed, &self.condition);
+        let _ = self.waiting.push(renewed, &self.status);
         origins
     }
 
     /// Returns the reference of the entry for `by` beside another owner's entry, if such entries may exist.
-    fn beside(&self, reference: Reference, by: Owner) -> Option<Reference> {
-        self.met.has(Rare::Shared).then(|| reference.for_owner(by))
+    fn owner_reference(&self, reference: Reference, by: Owner) -> Option<Reference> {
+        self.rare_events.has_happened(RareEvent::Shared).then(|| reference.for_owner(by))
     }
 
     fn count(&self, recalled: &[Recalled]) {
         for found in LookupResult::ALL {
             let count = recalled.iter().filter(|recalled| recalled.found() == found).count();
-            self.condition.count(found, count as u64);
+            self.status.count(found, count as u64);
         }
     }
 
     /// Returns the result after the store answered.
-    fn judge(&self, reference: Reference, known: Recalled, stored: Option<StoredOrigin>, by: Owner) -> Recalled {
+    fn combine(&self, reference: Reference, known: Recalled, stored: Option<StoredOrigin>, by: Owner) -> Recalled {
         // Neither entries of other owners nor unknown references are stored in memory. Equal work takes equal time, which
         // reveals nothing. The store gets a lookup for such a reference every time anyway.
         if let Some(entry) = stored.filter(|entry| entry.origin.owner.shares_with(by)) {
@@ -343,26 +345,26 @@ impl AffinityMemory {
 
     /// Whether the store is slow or fails for all requests, and gets no lookups.
     pub fn is_down(&self) -> bool {
-        self.condition.read_fails.load(Ordering::Relaxed)
+        self.status.read_fails.load(Ordering::Relaxed)
     }
 
     /// Returns the longest time that a request waits for the store.
-    fn patience(&self) -> Duration {
+    fn max_wait(&self) -> Duration {
         if self.is_shared { WAIT } else { WAIT_FOR_FILE }
     }
 
     /// Looks up references in the store. `None` = the store cannot be read.
     async fn ask(&self, references: Vec<Reference>, by: Owner) -> Option<Vec<Option<StoredOrigin>>> {
-        if self.condition.read_fails.load(Ordering::Relaxed) {
+        if self.status.read_fails.load(Ordering::Relaxed) {
             return None;
         }
         let answer = self.lookups.ask(by.key, references)?;
-        timeout(self.patience(), answer).await.ok()?.ok()
+        timeout(self.max_wait(), answer).await.ok()?.ok()
     }
 
     /// Whether an answer must wait before the client gets the references up to `mark`: [`AffinityMemory::shared`].
-    pub fn is_waited_for(&self, mark: LearnedCount) -> bool {
-        self.is_shared && mark != LearnedCount(0) && !self.condition.write_fails.load(Ordering::Relaxed)
+    pub fn must_wait_for(&self, mark: LearnedCount) -> bool {
+        self.is_shared && mark != LearnedCount(0) && !self.status.write_fails.load(Ordering::Relaxed)
     }
 
     /// Waits until all replicas can know the references up to `mark`, at most [`WAIT`]. Does not wait for an unshared or slow
@@ -374,27 +376,27 @@ impl AffinityMemory {
         let mut written = self.waiting.written.subscribe();
         let waited = timeout(WAIT, written.wait_for(|written| written.fails || written.count >= mark.0)).await;
         let known = waited.is_ok_and(|written| written.is_ok_and(|written| written.count >= mark.0));
-        self.condition.waited(known);
+        self.status.waited(known);
         known
     }
 }
 
 impl WriteQueue {
-    fn push(&self, rows: Vec<(Reference, StoredOrigin)>, condition: &AffinityStatus) -> LearnedCount {
+    fn push(&self, rows: Vec<(Reference, StoredOrigin)>, status: &AffinityStatus) -> LearnedCount {
         if rows.is_empty() {
             return LearnedCount(0);
         }
         let mut waiting = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.rows.len() + rows.len() > WAITING {
-            condition.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        if waiting.rows.len() + rows.len() > MAX_WAITING {
+            status.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
             return LearnedCount(u64::MAX);
         }
-        waiting.came += rows.len() as u64;
-        condition.waiting.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        waiting.arrived += rows.len() as u64;
+        status.waiting.fetch_add(rows.len() as u64, Ordering::Relaxed);
         waiting.rows.extend(rows);
-        let mark = LearnedCount(waiting.came);
+        let mark = LearnedCount(waiting.arrived);
         drop(waiting);
-        self.came.notify_one();
+        self.arrived.notify_one();
         mark
     }
 
@@ -406,8 +408,8 @@ impl WriteQueue {
     }
 
     /// Counts written entries.
-    fn is_written(&self, count: usize, condition: &AffinityStatus) {
-        condition.waiting.fetch_sub(count as u64, Ordering::Relaxed);
+    fn is_written(&self, count: usize, status: &AffinityStatus) {
+        status.waiting.fetch_sub(count as u64, Ordering::Relaxed);
         self.written.send_modify(|written| written.count += count as u64);
     }
 
@@ -422,7 +424,7 @@ mod tests {
     use crate::domain::origin::Kind;
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_is_late_is_waited_for_and_a_server_is_not() {
+    async fn a_slow_file_is_waited_for_and_a_slow_server_is_not() {
         for (shared, expected) in [(false, LookupResult::Own), (true, LookupResult::CannotTell)] {
             let settings =
                 config::AffinitySettings { ttl: Duration::from_secs(60), max_entries: 10, shared, unknown_ids: None };

@@ -6,7 +6,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::Admin;
+use super::AdminPlane;
 use crate::{
     domain::endpoint::Surface,
     proxy::explain::{ExplainQuery, explain as explain_route},
@@ -24,7 +24,7 @@ pub(super) struct ExplainParameters {
 
 /// Answers with the explanation, or with what is wrong in the query.
 pub(super) async fn explain(
-    State(admin): State<Admin>,
+    State(admin): State<AdminPlane>,
     query: Result<Query<ExplainParameters>, QueryRejection>,
 ) -> (StatusCode, String) {
     let Query(ExplainParameters { key, model, cache_key, surface }) = match query {
@@ -36,7 +36,8 @@ pub(super) async fn explain(
         return (StatusCode::BAD_REQUEST, format!("unknown surface; use one of: {names}\n"));
     };
     let proxy = &admin.data.proxy;
-    match explain_route(&proxy.tables(), proxy.dice(), proxy.now(), &ExplainQuery { key, model, cache_key, surface }) {
+    match explain_route(&proxy.tables(), proxy.random(), proxy.now(), &ExplainQuery { key, model, cache_key, surface })
+    {
         Ok(text) => (StatusCode::OK, text),
         Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")),
     }

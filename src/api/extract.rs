@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 
-use super::Data;
+use super::DataPlane;
 use crate::{metering::DisconnectRecord, proxy::RequestArrival};
 
 /// Id of the request, and the record of why its connection ends. Every handler of the API takes this extractor, so that every
@@ -13,10 +13,10 @@ use crate::{metering::DisconnectRecord, proxy::RequestArrival};
 /// This is an extractor and not a layer, because a layer would box one more future for each request.
 pub(super) struct ArrivedRequest(pub(super) RequestArrival);
 
-impl FromRequestParts<Arc<Data>> for ArrivedRequest {
+impl FromRequestParts<Arc<DataPlane>> for ArrivedRequest {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, data: &Arc<Data>) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, data: &Arc<DataPlane>) -> Result<Self, Infallible> {
         let disconnect = parts.extensions.remove::<DisconnectRecord>().unwrap_or_default();
         Ok(Self(data.proxy.arrival(disconnect)))
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, atomic::Ordering};
 use axum::{extract::State, http::StatusCode, response::IntoResponse};
 use serde_json::json;
 
-use super::state::{Admin, Data};
+use super::state::{AdminPlane, DataPlane};
 
 /// `GET /healthz`: liveness. Always 200.
 pub(super) async fn live() -> StatusCode {
@@ -13,12 +13,12 @@ pub(super) async fn live() -> StatusCode {
 }
 
 /// `GET /readyz` on the data plane: readiness as a status without a body.
-pub(super) async fn ready(State(data): State<Arc<Data>>) -> StatusCode {
+pub(super) async fn ready(State(data): State<Arc<DataPlane>>) -> StatusCode {
     data.health.status()
 }
 
 /// `GET /readyz` on the admin plane: readiness with the reasons.
-pub(super) async fn detail(State(admin): State<Admin>) -> impl IntoResponse {
+pub(super) async fn detail(State(admin): State<AdminPlane>) -> impl IntoResponse {
     let health = &admin.health;
     let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);
     let status = health.status();

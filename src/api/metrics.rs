@@ -6,11 +6,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::Admin;
+use super::AdminPlane;
 use crate::metrics::CONTENT_TYPE;
 
 /// All metrics in the format of Prometheus.
-pub(super) async fn text(State(admin): State<Admin>) -> Response {
+pub(super) async fn text(State(admin): State<AdminPlane>) -> Response {
     admin.data.proxy.tables().show(&admin.metrics);
     match admin.metrics.text() {
         Ok(text) => ([("content-type", CONTENT_TYPE)], text).into_response(),

@@ -7,14 +7,22 @@ mod metrics;
 mod state;
 mod v1;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+    },
     routing::{MethodRouter, any, get},
 };
+use tower_http::{
+    catch_panic::CatchPanicLayer, compression::CompressionLayer, set_header::SetResponseHeaderLayer,
+    timeout::TimeoutLayer, trace::TraceLayer,
+};
 
-pub use state::{Admin, Data, Health};
+pub use state::{AdminPlane, DataPlane, Health};
 
 use crate::domain::endpoint::Endpoint::*;
 
@@ -23,8 +31,8 @@ use v1::relay::relay;
 /// All routes of the data plane. Raw paths match exactly, with and without `/v1`: many users omit `/v1` in the base URL
 /// (docs/wire.md, section 1). Tidegate never redirects. Paths such as `/responses/models` show that a client's base URL ends in
 /// `/responses`, and the error answer says so. `domain::endpoint` checks the ids in paths.
-pub fn data(state: Arc<Data>) -> Router {
-    let routes = |router: Router<Arc<Data>>, base: &str| {
+pub fn data(state: Arc<DataPlane>) -> Router {
+    let routes = |router: Router<Arc<DataPlane>>, base: &str| {
         let at = |path: &str| format!("{base}{path}");
         router
             .route(&at("/responses"), relay([CreateResponse]).fallback(v1::responses::other_method))
@@ -66,24 +74,41 @@ pub fn data(state: Arc<Data>) -> Router {
 }
 
 /// All routes of the admin plane.
-pub fn admin(state: Admin) -> Router {
-    Router::new()
+pub fn admin(state: AdminPlane) -> Router {
+    let routes = Router::new()
         .route("/healthz", get(health::live))
         .route("/readyz", get(health::detail))
         .route("/metrics", get(metrics::text))
-        .route("/explain", get(explain::explain))
-        .with_state(state)
+        .route("/explain", get(explain::explain));
+    with_layers(routes).with_state(state)
 }
 
 /// A router with `/metrics` only.
-pub fn metrics_only(state: Admin) -> Router {
-    Router::new().route("/metrics", get(metrics::text)).with_state(state)
+pub fn metrics_only(state: AdminPlane) -> Router {
+    with_layers(Router::new().route("/metrics", get(metrics::text))).with_state(state)
 }
 
-fn models() -> MethodRouter<Arc<Data>> {
+/// A route of the admin plane reads memory only. A route that needs more than 30 s hangs, and a scraper has given up before.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Adds to a router of the admin plane what each of its answers gets. The last layer is the outermost.
+///
+/// The answers change at any time and belong to the operator: nobody may store them. gzip makes `/metrics` about ten times smaller.
+fn with_layers(router: Router<AdminPlane>) -> Router<AdminPlane> {
+    router
+        .layer(CompressionLayer::new())
+        .layer(SetResponseHeaderLayer::if_not_present(CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(SetResponseHeaderLayer::if_not_present(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, ADMIN_TIMEOUT))
+        .layer(CatchPanicLayer::new())
+        // A 503 of `/readyz` is an answer, not a failure: only the debug lines of each request are logged.
+        .layer(TraceLayer::new_for_http().on_failure(()))
+}
+
+fn models() -> MethodRouter<Arc<DataPlane>> {
     get(v1::models::list).fallback(v1::models::other_method)
 }
 
-fn model() -> MethodRouter<Arc<Data>> {
+fn model() -> MethodRouter<Arc<DataPlane>> {
     get(v1::models::one).fallback(v1::models::other_method)
 }

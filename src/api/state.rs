@@ -7,11 +7,11 @@ use std::sync::{
 
 use axum::http::StatusCode;
 
-use crate::{config::Config, domain::key, metrics::Metrics, proxy::Proxy};
+use crate::{concurrent::key_status::StoredKeysStatus, config::Config, metrics::Metrics, proxy::Proxy};
 
 /// State of the data plane's handlers, one per worker.
 #[derive(Debug)]
-pub struct Data {
+pub struct DataPlane {
     /// The proxy of this worker.
     pub proxy: Arc<Proxy>,
     /// Liveness and readiness.
@@ -20,9 +20,9 @@ pub struct Data {
 
 /// State of the admin plane's handlers.
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub struct AdminPlane {
     /// Data of one worker: all workers share the values that the admin plane shows.
-    pub data: Arc<Data>,
+    pub data: Arc<DataPlane>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Liveness and readiness.
@@ -37,7 +37,7 @@ pub struct Health {
     pub(super) reload_refused: AtomicBool,
     /// Names of the upstreams that are not used, because they have no credential.
     pub(super) idle: RwLock<Vec<String>>,
-    pub(super) keys: Arc<key::StoredKeysStatus>,
+    pub(super) keys: Arc<StoredKeysStatus>,
 }
 
 fn idle_upstreams(config: &Config) -> Vec<String> {
@@ -46,7 +46,7 @@ fn idle_upstreams(config: &Config) -> Vec<String> {
 
 impl Health {
     /// The state of a gateway with this configuration.
-    pub fn new(config: &Config, keys: &Arc<key::StoredKeysStatus>) -> Self {
+    pub fn new(config: &Config, keys: &Arc<StoredKeysStatus>) -> Self {
         let (draining, reload_refused) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { draining, reload_refused, idle: RwLock::new(idle_upstreams(config)), keys: Arc::clone(keys) }
     }

@@ -1,12 +1,12 @@
-//! What is different between the configuration in force and one that was read, in words for the log. Never a secret:
-//! names only.
+//! Compares the running configuration with a new one, in words for the log. The result holds names only, never a
+//! secret.
 
 use std::fmt;
 
 use crate::config::{Config, Key, Model, ModelPrice, Server};
 
-/// More names than these in one line help nobody.
-const NAMES: usize = 20;
+/// The most names in one log field. A longer list helps nobody.
+const MAX_NAMES: usize = 20;
 
 /// The difference between two configurations.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,11 +14,11 @@ pub(super) struct Changes {
     pub(super) upstreams: ListChanges,
     pub(super) models: ListChanges,
     pub(super) keys: ListChanges,
-    /// Settings beside these lists.
+    /// Names of the other settings that changed.
     pub(super) settings: Vec<&'static str>,
 }
 
-/// What happened to the entries of a list.
+/// The entries of a list that were added, removed or changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ListChanges {
     added: Vec<String>,
@@ -26,26 +26,26 @@ pub(super) struct ListChanges {
     changed: Vec<String>,
 }
 
-/// Puts the settings that only a start can take back to what they are in `running`. Returned are those that differed.
-pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
-    fn keep<T: PartialEq + Clone>(name: &'static str, was: &T, is: &mut T) -> Option<&'static str> {
-        let kept = (was != is).then_some(name);
-        is.clone_from(was);
+/// Resets the settings that need a restart to their values in `running`. Returns the names of those that differed.
+pub(super) fn keep_running_settings(running: &Config, read: &mut Config) -> Vec<&'static str> {
+    fn keep<T: PartialEq + Clone>(name: &'static str, running: &T, next: &mut T) -> Option<&'static str> {
+        let kept = (running != next).then_some(name);
+        next.clone_from(running);
         kept
     }
-    let (was, is) = (&running.server, &mut read.server);
-    // Another certificate is taken, but who began without one goes on without, and the other way round.
-    let tls = (was.tls.is_some() != is.tls.is_some()).then(|| {
-        is.tls.clone_from(&was.tls);
+    let (server, next) = (&running.server, &mut read.server);
+    // A reload can replace the certificate. It cannot turn TLS on or off.
+    let tls = (server.tls.is_some() != next.tls.is_some()).then(|| {
+        next.tls.clone_from(&server.tls);
         "server.tls"
     });
     let kept = [
-        keep("server.listen", &was.listen, &mut is.listen),
-        keep("server.admin_listen", &was.admin_listen, &mut is.admin_listen),
-        keep("server.metrics_listen", &was.metrics_listen, &mut is.metrics_listen),
-        keep("server.data_dir", &was.data_dir, &mut is.data_dir),
-        keep("server.workers", &was.workers, &mut is.workers),
-        keep("server.max_connections", &was.max_connections, &mut is.max_connections),
+        keep("server.listen", &server.listen, &mut next.listen),
+        keep("server.admin_listen", &server.admin_listen, &mut next.admin_listen),
+        keep("server.metrics_listen", &server.metrics_listen, &mut next.metrics_listen),
+        keep("server.data_dir", &server.data_dir, &mut next.data_dir),
+        keep("server.workers", &server.workers, &mut next.workers),
+        keep("server.max_connections", &server.max_connections, &mut next.max_connections),
         tls,
         keep("log", &running.log, &mut read.log),
         keep("store", &running.store, &mut read.store),
@@ -57,12 +57,12 @@ pub(super) fn keep(running: &Config, read: &mut Config) -> Vec<&'static str> {
 }
 
 impl Changes {
-    /// Between the configuration in force and the next one; none where they are the same.
-    pub(super) fn between(was: &Config, is: &Config) -> Option<Self> {
-        if was == is {
+    /// The difference between the running configuration and the next one. `None` if they are equal.
+    pub(super) fn between(running: &Config, next: &Config) -> Option<Self> {
+        if running == next {
             return None;
         }
-        // Every field by its name: a new one shall not be forgotten.
+        // This pattern names every field: the compiler then reports a new field that is missing here.
         let Config {
             server,
             timeouts,
@@ -82,70 +82,83 @@ impl Changes {
             health,
             affinity,
             alerts,
-        } = is;
+        } = next;
         let default = |config: &Config, index: Option<usize>| index.map(|index| upstream(config, index).to_owned());
         let settings = [
-            ("server", without_tls(server) != without_tls(&was.server)),
-            ("certificate", server.tls != was.server.tls),
-            ("timeouts", *timeouts != was.timeouts),
+            ("server", without_tls(server) != without_tls(&running.server)),
+            ("certificate", server.tls != running.server.tls),
+            ("timeouts", *timeouts != running.timeouts),
             (
                 "routing",
-                *retries != was.retries || default(is, *default_upstream) != default(was, was.default_upstream),
+                *retries != running.retries
+                    || default(next, *default_upstream) != default(running, running.default_upstream),
             ),
-            ("health", *health != was.health),
-            ("affinity", *affinity != was.affinity),
-            ("alerts", *alerts != was.alerts),
-            ("money", *money != was.money),
-            ("prices", !same_prices(was, is, prices)),
-            ("groups", *groups != was.groups),
-            ("upstreams without credential", *idle != was.idle),
+            ("health", *health != running.health),
+            ("affinity", *affinity != running.affinity),
+            ("alerts", *alerts != running.alerts),
+            ("money", *money != running.money),
+            ("prices", !same_prices(running, next, prices)),
+            ("groups", *groups != running.groups),
+            ("upstreams without credential", *idle != running.idle),
         ];
         let changes = Self {
-            upstreams: ListChanges::between(&was.upstreams, upstreams, |one| &one.name, |one, other| one == other),
-            models: ListChanges::between(
-                &was.models,
-                models,
-                |one| &one.name,
-                |one, other| same_model(was, one, is, other),
+            upstreams: ListChanges::between(
+                &running.upstreams,
+                upstreams,
+                |entry| &entry.name,
+                |entry, other| entry == other,
             ),
-            keys: ListChanges::between(&was.keys, keys, |one| &one.name, |one, other| same_key(was, one, is, other)),
+            models: ListChanges::between(
+                &running.models,
+                models,
+                |entry| &entry.name,
+                |entry, other| same_model(running, entry, next, other),
+            ),
+            keys: ListChanges::between(
+                &running.keys,
+                keys,
+                |entry| &entry.name,
+                |entry, other| same_key(running, entry, next, other),
+            ),
             settings: settings.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect(),
         };
-        // Names are listed, and the first of equals is asked, in the order of the file.
+        // The configurations differ and no entry does, so their order differs. Order matters: `/v1/models` lists names
+        // in it, and the first of equal targets is tried first.
         Some(if changes == Self::default() { Self { settings: vec!["order"], ..changes } } else { changes })
     }
 
-    /// The settings for the log, if any of them changed.
+    /// The names of the changed settings for the log, or `None`.
     pub(super) fn settings(&self) -> Option<String> {
         (!self.settings.is_empty()).then(|| self.settings.join(", "))
     }
 }
 
-/// Indices of upstreams mean something only beside their own list.
-fn same_prices(was: &Config, is: &Config, prices: &[ModelPrice]) -> bool {
+/// Compares prices by the upstream's name: an index is valid only within its own configuration.
+fn same_prices(running: &Config, next: &Config, prices: &[ModelPrice]) -> bool {
     let of = |config: &Config, price: &ModelPrice| {
         (upstream(config, price.upstream).to_owned(), price.model.clone(), price.from, price.price.clone())
     };
-    was.prices.iter().map(|price| of(was, price)).eq(prices.iter().map(|price| of(is, price)))
+    running.prices.iter().map(|price| of(running, price)).eq(prices.iter().map(|price| of(next, price)))
 }
 
 impl ListChanges {
-    fn between<'a, T>(was: &'a [T], is: &'a [T], name: fn(&T) -> &str, same: impl Fn(&T, &T) -> bool) -> Self {
-        let other = |list: &'a [T], one: &T| list.iter().find(|other| name(other) == name(one));
+    fn between<'a, T>(running: &'a [T], next: &'a [T], name: fn(&T) -> &str, same: impl Fn(&T, &T) -> bool) -> Self {
+        let other = |list: &'a [T], entry: &T| list.iter().find(|other| name(other) == name(entry));
         let mut names = Self::default();
-        for one in is {
-            match other(was, one) {
-                None => names.added.push(name(one).to_owned()),
-                Some(before) if !same(before, one) => names.changed.push(name(one).to_owned()),
+        for entry in next {
+            match other(running, entry) {
+                None => names.added.push(name(entry).to_owned()),
+                Some(before) if !same(before, entry) => names.changed.push(name(entry).to_owned()),
                 Some(_) => {}
             }
         }
-        names.removed = was.iter().filter(|one| other(is, one).is_none()).map(|one| name(one).to_owned()).collect();
+        names.removed =
+            running.iter().filter(|entry| other(next, entry).is_none()).map(|entry| name(entry).to_owned()).collect();
         names
     }
 
-    /// For the log, if there is anything to tell.
-    pub(super) fn told(&self) -> Option<String> {
+    /// The text for the log, or `None` if nothing changed.
+    pub(super) fn summary(&self) -> Option<String> {
         (*self != Self::default()).then(|| self.to_string())
     }
 }
@@ -157,7 +170,7 @@ impl fmt::Display for ListChanges {
             if names.is_empty() {
                 continue;
             }
-            let shown = names.get(..NAMES).unwrap_or(names);
+            let shown = names.get(..MAX_NAMES).unwrap_or(names);
             write!(f, "{before}{what} {}", shown.join(", "))?;
             if shown.len() < names.len() {
                 write!(f, " and {} more", names.len() - shown.len())?;
@@ -172,37 +185,39 @@ fn without_tls(server: &Server) -> Server {
     Server { tls: None, ..server.clone() }
 }
 
-/// The name behind an index: another upstream before it moves it, and changes nothing else.
+/// The name of the upstream with this index. A new upstream earlier in the file shifts the index without any other
+/// change.
 fn upstream(config: &Config, index: usize) -> &str {
     config.upstreams.get(index).map_or("", |upstream| &upstream.name)
 }
 
-fn same_model(was: &Config, one: &Model, is: &Config, other: &Model) -> bool {
-    (one.strategy, one.on_lost_state, one.require_usage) == (other.strategy, other.on_lost_state, other.require_usage)
-        && one.targets.len() == other.targets.len()
-        && one.targets.iter().zip(&other.targets).all(|(one, other)| {
-            upstream(was, one.upstream) == upstream(is, other.upstream)
-                && one.model == other.model
-                && one.priority == other.priority
-                && one.weight == other.weight
+fn same_model(running: &Config, entry: &Model, next: &Config, other: &Model) -> bool {
+    (entry.strategy, entry.on_lost_state, entry.require_usage)
+        == (other.strategy, other.on_lost_state, other.require_usage)
+        && entry.targets.len() == other.targets.len()
+        && entry.targets.iter().zip(&other.targets).all(|(entry, other)| {
+            upstream(running, entry.upstream) == upstream(next, other.upstream)
+                && entry.model == other.model
+                && entry.priority == other.priority
+                && entry.weight == other.weight
         })
 }
 
-fn same_key(was: &Config, one: &Key, is: &Config, other: &Key) -> bool {
+fn same_key(running: &Config, entry: &Key, next: &Config, other: &Key) -> bool {
     let upstreams = |config, key: &Key| {
         let indices = key.upstreams.as_ref()?.iter();
         Some(indices.map(|index| upstream(config, *index).to_owned()).collect::<Vec<_>>())
     };
     let group = |config: &Config, key: &Key| Some(config.groups.get(key.group?)?.name.to_string());
-    one.sha256 == other.sha256
-        && one.models == other.models
-        && one.limits == other.limits
-        && (&one.budgets, &one.warn_at) == (&other.budgets, &other.warn_at)
-        && one.limits_by_model == other.limits_by_model
-        && (&one.ips, one.expires, one.on_client_gone) == (&other.ips, other.expires, other.on_client_gone)
-        && (&one.kept, one.require_usage) == (&other.kept, other.require_usage)
-        && upstreams(was, one) == upstreams(is, other)
-        && group(was, one) == group(is, other)
+    entry.sha256 == other.sha256
+        && entry.models == other.models
+        && entry.limits == other.limits
+        && (&entry.budgets, &entry.warn_at) == (&other.budgets, &other.warn_at)
+        && entry.limits_by_model == other.limits_by_model
+        && (&entry.ips, entry.expires, entry.on_client_gone) == (&other.ips, other.expires, other.on_client_gone)
+        && (&entry.kept, entry.require_usage) == (&other.kept, other.require_usage)
+        && upstreams(running, entry) == upstreams(next, other)
+        && group(running, entry) == group(next, other)
 }
 
 #[cfg(test)]
@@ -237,15 +252,15 @@ mod tests {
         upstreams = ["b"]
     "#;
 
-    /// What is told of the way from [`ONE`] to another text: upstreams, models, keys, settings.
-    fn told(replaced: &str, by: &str) -> [Option<String>; 4] {
+    /// The log fields for a reload from [`ONE`] with one text replaced: upstreams, models, keys, settings.
+    fn summary(replaced: &str, by: &str) -> [Option<String>; 4] {
         assert!(ONE.contains(replaced), "{replaced}");
         let changes = Changes::between(&read(ONE), &read(&ONE.replacen(replaced, by, 1))).unwrap();
-        [changes.upstreams.told(), changes.models.told(), changes.keys.told(), changes.settings()]
+        [changes.upstreams.summary(), changes.models.summary(), changes.keys.summary(), changes.settings()]
     }
 
     #[test]
-    fn what_changed_is_told_by_its_name_and_nothing_else_is() {
+    fn changes_name_exactly_the_entries_that_changed() {
         assert_eq!(Changes::between(&read(ONE), &read(ONE)), None);
         for (replaced, by, expected) in [
             ("\"ONE\"", "\"TWO\"", [Some("changed b"), None, None, None]),
@@ -259,7 +274,7 @@ mod tests {
                 [None, Some("changed m"), None, None],
             ),
             ("[[up", "[affinity]\nttl_days = 1\n[[up", [None, None, None, Some("affinity")]),
-            // Every index moves.
+            // A new upstream at the front shifts every index.
             ("[[up", "[[upstreams]]\nname=\"c\"\nbase_url=\"http://c/v1\"\n[[up", [Some("added c"), None, None, None]),
             ("[[up", "[server]\nmax_body_mib = 1\n[[up", [None, None, None, Some("server")]),
             ("[[up", "[routing]\ndefault_upstream = \"a\"\n[[up", [None, None, None, Some("routing")]),
@@ -269,7 +284,7 @@ mod tests {
                 [None, None, None, Some("timeouts, health")],
             ),
         ] {
-            assert_eq!(told(replaced, by), expected.map(|text| text.map(str::to_owned)), "{by}");
+            assert_eq!(summary(replaced, by), expected.map(|text| text.map(str::to_owned)), "{by}");
         }
         let mut turned = read(ONE);
         turned.upstreams.reverse();
@@ -279,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut() {
+    fn a_long_list_of_names_is_shortened() {
         let names = ListChanges { added: (0..50).map(|i| i.to_string()).collect(), ..ListChanges::default() };
         assert!(names.to_string().ends_with(", 18, 19 and 30 more"), "{names}");
     }
 
     #[test]
-    fn what_only_a_start_can_take_stays_as_it_is() {
+    fn settings_that_need_a_restart_keep_their_running_values() {
         let running = read(ONE);
         let mut other = read(&format!(
             "[server]\nlisten = \"127.0.0.1:1\"\nadmin_listen = \"127.0.0.1:2\"\nmetrics_listen = \"127.0.0.1:3\"\n\
@@ -311,17 +326,17 @@ mod tests {
             "limits",
             "affinity.shared",
         ];
-        assert_eq!(keep(&running, &mut other), kept);
+        assert_eq!(keep_running_settings(&running, &mut other), kept);
         assert_eq!(Changes::between(&running, &other).unwrap().settings(), Some("server".into()));
         other.server.max_body_bytes = running.server.max_body_bytes;
         assert_eq!(Changes::between(&running, &other), None);
-        assert_eq!(keep(&running, &mut other), [""; 0]);
-        assert_eq!(keep(&with_tls, &mut other), ["server.tls"]);
+        assert_eq!(keep_running_settings(&running, &mut other), [""; 0]);
+        assert_eq!(keep_running_settings(&with_tls, &mut other), ["server.tls"]);
         assert_eq!(Changes::between(&with_tls, &other), None);
         if let Some(identity) = &mut other.server.tls {
             identity.digest = [7; 32];
         }
-        assert_eq!(keep(&with_tls, &mut other), [""; 0]);
+        assert_eq!(keep_running_settings(&with_tls, &mut other), [""; 0]);
         assert_eq!(Changes::between(&with_tls, &other).unwrap().settings(), Some("certificate".into()));
     }
 }

@@ -1,4 +1,4 @@
-//! Connections of clients: what the server tells of them becomes metrics, and the reason why a request ended.
+//! Connects the server's observer to the metrics and to the record of why a client disconnected.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -9,12 +9,12 @@ use crate::{
     config::{Config, Timeouts},
     metering::DisconnectRecord,
     metrics::{CutLabels, MalformedLabels, Metrics},
-    server::{Certificates, Client, Fault, Limits, Observer, Rejection},
+    server::{Certificates, Client, Deadlines, FramingError, Observer, Rejection},
 };
 
-/// The deadlines that a configuration sets.
-pub(super) fn limits(timeouts: &Timeouts) -> Limits {
-    Limits {
+/// The connection deadlines of a configuration.
+pub(super) fn deadlines(timeouts: &Timeouts) -> Deadlines {
+    Deadlines {
         first_byte: timeouts.first_byte,
         head: timeouts.head,
         idle: timeouts.keep_alive_idle,
@@ -22,13 +22,13 @@ pub(super) fn limits(timeouts: &Timeouts) -> Limits {
     }
 }
 
-/// What handshakes are answered with; none where the data plane speaks plain http.
+/// The certificates for TLS handshakes. `None` if the data plane uses plain HTTP.
 pub(super) fn certificates(config: &Config) -> Option<Arc<Certificates>> {
     let identity = config.server.tls.as_ref()?;
     Some(Arc::new(Certificates::new(Arc::clone(&identity.certified))))
 }
 
-/// Counts connections.
+/// Counts the connections of clients in the metrics.
 #[derive(Debug, Default)]
 pub(super) struct ClientConnections(pub(super) Arc<Metrics>);
 
@@ -45,11 +45,11 @@ impl Observer for ClientConnections {
         }
     }
 
-    fn cut(&self, deadline: &'static str) {
+    fn deadline_passed(&self, deadline: &'static str) {
         self.0.connections.cut.get_or_create(&CutLabels { deadline }).inc();
     }
 
-    fn malformed(&self, fault: Fault) {
+    fn malformed(&self, fault: FramingError) {
         self.0.connections.malformed.get_or_create(&MalformedLabels { reason: fault.name() }).inc();
     }
 
@@ -71,7 +71,7 @@ impl Observer for ClientConnections {
 }
 
 impl Client for DisconnectRecord {
-    fn introduce(&self, extensions: &mut Extensions) {
+    fn add_extensions(&self, extensions: &mut Extensions) {
         extensions.insert(self.clone());
     }
 
@@ -83,7 +83,7 @@ impl Client for DisconnectRecord {
         self.gateway_stop();
     }
 
-    fn part(&self) -> Arc<dyn Client> {
+    fn for_stream(&self) -> Arc<dyn Client> {
         Arc::new(self.of_part())
     }
 }
@@ -101,7 +101,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::server::{Secure, Shared, Shutdown, acceptor, listen, run};
+    use crate::server::{ServerContext, Shutdown, TlsContext, acceptor, listen, run};
 
     async fn ask(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -110,7 +110,7 @@ mod tests {
             .await
             .unwrap();
         let mut answer = Vec::new();
-        // A reset is an end as well.
+        // A connection reset also ends the read.
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8(answer).unwrap()
     }
@@ -119,12 +119,12 @@ mod tests {
         panic!("on purpose")
     }
 
-    fn shared(tls: Option<Secure>) -> (Shared<Router>, Arc<Metrics>) {
+    fn shared(tls: Option<TlsContext>) -> (ServerContext<Router>, Arc<Metrics>) {
         let metrics = Arc::<Metrics>::default();
         let second = Duration::from_secs(1);
-        let shared = Shared {
+        let shared = ServerContext {
             service: Router::new().route("/panics", get(panics)).route("/works", get(async || "works")),
-            limits: Limits { first_byte: second, head: second, idle: second, write_stall: second },
+            deadlines: Deadlines { first_byte: second, head: second, idle: second, write_stall: second },
             shutdown: Shutdown::default(),
             observer: Arc::new(ClientConnections(Arc::clone(&metrics))),
             tls,
@@ -134,18 +134,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_over_http_2_ends_its_request_and_nothing_else() {
+    async fn a_panic_over_http_2_ends_only_its_own_request() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
         let certified = CertifiedKey::from_der(vec![made.cert.der().clone()], key, &provider).unwrap();
         let acceptor = acceptor(Arc::new(Certificates::new(Arc::new(certified)))).unwrap();
         let slots = Arc::new(Semaphore::new(2));
-        let (shared, metrics) = shared(Some(Secure { acceptor, slots: Arc::clone(&slots) }));
+        let (shared, metrics) = shared(Some(TlsContext { acceptor, slots: Arc::clone(&slots) }));
         let shutdown = shared.shutdown.clone();
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let limits = watch::channel(shared.limits).1;
+        let limits = watch::channel(shared.deadlines).1;
         let serving = tokio::spawn(run(listener, shared, limits, Arc::clone(&slots)));
 
         let mut roots = rustls::RootCertStore::empty();
@@ -174,13 +174,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_its_connection_and_nothing_else() {
+    async fn a_panic_over_http_1_ends_only_its_own_connection() {
         let (shared, metrics) = shared(None);
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = shared.shutdown.clone();
         let slots = Arc::new(Semaphore::new(1));
-        let limits = watch::channel(shared.limits).1;
+        let limits = watch::channel(shared.deadlines).1;
         let serving = tokio::spawn(run(listener, shared, limits, Arc::clone(&slots)));
         for _ in 0..3 {
             assert_eq!(ask(address, "/panics").await, "");

@@ -1,8 +1,8 @@
-//! What the reloader is told.
+//! Commands for the reloader thread.
 
 use crate::domain::key::StoredKey;
 
-/// What a reloader is told.
+/// A command for the reloader thread.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Read it again now.

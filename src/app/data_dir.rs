@@ -1,4 +1,4 @@
-//! The data folder: one process each, readable by its owner only.
+//! The data folder: used by one process at a time, and readable by its owner only.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::store::files;
 
-/// A data folder that is ours until this is dropped.
+/// A locked data folder. Dropping this value unlocks the folder.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -16,10 +16,10 @@ pub struct DataDir {
 }
 
 impl Drop for DataDir {
-    /// Closing the file alone gives the lock back later where another thread is just starting a process: until that process
-    /// runs its own program, it holds a copy of every open file.
+    /// Unlocks the folder explicitly. Closing the file is not enough while another thread starts a child process: the
+    /// child holds a copy of every open file until it runs its own program.
     fn drop(&mut self) {
-        // Closing gives it back at the latest.
+        // If this fails, closing the file unlocks the folder.
         let _ = self.lock.unlock();
     }
 }
@@ -27,44 +27,44 @@ impl Drop for DataDir {
 /// Why the data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error(
         "the data folder {0} is in use by another process: give each one a folder of its own \
          (`data_dir`, or the variable TIDEGATE_DATA_DIR)"
     )]
     InUse(PathBuf),
-    /// Something in it belongs to somebody else, such as to root, after a command that root ran in this folder.
+    /// A file in the folder belongs to another user, for example because root ran a command in this folder.
     #[error(
         "the data folder holds {path}, which belongs to user {owner} and which this process, user {user}, may not use: \
          run `chown -R {user}` on the data folder"
     )]
-    NotOurs {
-        /// What it is.
+    WrongOwner {
+        /// The file or folder.
         path: PathBuf,
-        /// The number of its owner.
+        /// The user id of its owner.
         owner: u32,
-        /// Our own.
+        /// The user id of this process.
         user: u32,
     },
-    /// It cannot be made, read or written.
+    /// The folder cannot be created, read or written.
     #[error("the data folder cannot be used: {path}: {source} (`data_dir`, or the variable TIDEGATE_DATA_DIR)")]
     Unusable {
-        /// What was touched.
+        /// The file or folder that failed.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
 impl DataDir {
-    /// Makes the folder where it is missing, and takes its lock. The system gives the lock back when the process
-    /// ends, however it ends.
+    /// Creates the folder if it is missing, and locks it. The system releases the lock when the process ends for any
+    /// reason.
     ///
     /// # Errors
-    /// When another process holds it, or it cannot be written.
+    /// If another process holds the lock, or the folder cannot be written.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         files::make_private_folder(path).map_err(|source| DataDirError::Unusable { path: path.into(), source })?;
-        look_through(path)?;
+        check_permissions(path)?;
         let lock = path.join(LOCK);
         let unusable = |source| DataDirError::Unusable { path: lock.clone(), source };
         let mut options = OpenOptions::new();
@@ -80,15 +80,15 @@ impl DataDir {
         }
     }
 
-    /// The path of a file in it.
+    /// The path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Reads a file of it; none where there is none.
+    /// Reads a file of the folder. `None` if the file does not exist.
     ///
     /// # Errors
-    /// When it is there and cannot be read.
+    /// If the file exists and cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<String>, DataDirError> {
         let path = self.file(name);
         match fs::read_to_string(&path) {
@@ -98,19 +98,20 @@ impl DataDir {
         }
     }
 
-    /// Writes a file that only its owner can read: whole, or not at all.
+    /// Writes a file that only its owner can read. The file is replaced as a whole or not at all.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<(), DataDirError> {
         let path = self.file(name);
         files::replace(&path, text.as_bytes()).map_err(|source| DataDirError::Unusable { path, source })
     }
 }
 
-/// Looks whether everything in the folder can be used. A database that cannot be written says so without a name.
+/// Checks that this process may use every file in the folder. SQLite's own error for a database that it cannot write
+/// names no file.
 #[cfg(unix)]
-fn look_through(folder: &Path) -> Result<(), DataDirError> {
+fn check_permissions(folder: &Path) -> Result<(), DataDirError> {
     use std::os::unix::fs::MetadataExt;
 
     use rustix::fs::{Access, access};
@@ -118,41 +119,41 @@ fn look_through(folder: &Path) -> Result<(), DataDirError> {
     let unusable = |source| DataDirError::Unusable { path: folder.into(), source };
     for entry in fs::read_dir(folder).map_err(unusable)? {
         let path = entry.map_err(unusable)?.path();
-        // What ended meanwhile needs no look.
+        // The file was removed since the folder was listed.
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_written = name == LOCK || name.contains(".db") || name.ends_with(".journal") || FOLDERS.contains(&name);
-        // Others are read and replaced as a whole, or none of ours.
-        if !is_written && !READ.contains(&name) {
+        let needs_write = name == LOCK || name.contains(".db") || name.ends_with(".journal") || FOLDERS.contains(&name);
+        // Other files are not Tidegate's, or are only read and replaced as a whole.
+        if !needs_write && !REPLACED_FILES.contains(&name) {
             continue;
         }
-        let wanted = Access::READ_OK | if is_written { Access::WRITE_OK } else { Access::empty() };
+        let wanted = Access::READ_OK | if needs_write { Access::WRITE_OK } else { Access::empty() };
         if access(&path, wanted).is_err() {
             let user = rustix::process::geteuid().as_raw();
-            return Err(DataDirError::NotOurs { path, owner: metadata.uid(), user });
+            return Err(DataDirError::WrongOwner { path, owner: metadata.uid(), user });
         }
         if metadata.is_dir() && FOLDERS.contains(&name) {
-            look_through(&path)?;
+            check_permissions(&path)?;
         }
     }
     Ok(())
 }
 
-/// Folders of ours in it.
+/// The folders that Tidegate creates inside the data folder.
 #[cfg(unix)]
 const FOLDERS: [&str; 1] = ["journal"];
 
-/// Files of ours in it that are replaced as a whole.
+/// The files of Tidegate that are replaced as a whole, so they only need to be readable.
 #[cfg(unix)]
-const READ: [&str; 4] = ["keys.json", "origin", "budgets.json", "alerts.json"];
+const REPLACED_FILES: [&str; 4] = ["keys.json", "origin", "budgets.json", "alerts.json"];
 
-/// Other systems have no such owners.
+/// Other systems have no comparable owners of files.
 #[cfg(not(unix))]
-fn look_through(_: &Path) -> Result<(), DataDirError> {
+fn check_permissions(_: &Path) -> Result<(), DataDirError> {
     Ok(())
 }
 
-/// The file by which one process has the folder.
+/// The file that carries the lock.
 const LOCK: &str = "lock";
 
 #[cfg(test)]
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_process_each() {
+    fn a_second_process_cannot_open_a_locked_folder() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
         let first = DataDir::open(&path).unwrap();
@@ -170,9 +171,9 @@ mod tests {
         DataDir::open(&path).unwrap();
     }
 
-    /// As a process has it that another thread starts at this moment.
+    /// As in a child process that another thread starts at this moment.
     #[test]
-    fn a_copy_of_the_open_file_does_not_keep_the_folder_in_use() {
+    fn a_copy_of_the_open_file_does_not_keep_the_folder_locked() {
         let folder = tempfile::tempdir().unwrap();
         let first = DataDir::open(folder.path()).unwrap();
         let copy = first.lock.try_clone().unwrap();
@@ -183,7 +184,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn files_are_their_owners() {
+    fn only_the_owner_can_read_the_files() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let data = DataDir::open(&folder.path().join("data")).unwrap();

@@ -1,12 +1,12 @@
-//! How many connections the limit of open files allows.
+//! Computes how many connections the limit of open files allows.
 
-/// What is open besides connections: listeners, the runtimes' own, the data folder, the admin plane's few clients.
+/// Open files other than connections: listeners, runtimes, the data folder and the few clients of the admin plane.
 #[cfg(unix)]
-const OTHERS: u64 = 64;
+const OTHER_FILES: u64 = 64;
 
-/// `wanted` connections of clients, or as many as there are files for: a request needs two, and where clients hold all
-/// of them, nothing can be sent up for any. The soft limit, mostly 1024, is meant for programs that use `select`: it is
-/// raised to the hard one.
+/// The number of client connections to accept: `wanted`, or fewer if the limit of open files is too low. A request
+/// needs two files. If clients used all of them, Tidegate could not open a connection to an upstream for any. The soft
+/// limit, usually 1024, exists for programs that use `select`; this function raises the soft limit to the hard limit.
 #[cfg(unix)]
 pub(super) fn connections(wanted: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,8 +16,9 @@ pub(super) fn connections(wanted: usize) -> usize {
     let Some(files) = (if raised { limit.maximum } else { limit.current }) else {
         return wanted;
     };
-    let affordable = usize::try_from(files.saturating_sub(OTHERS) / 2).unwrap_or(usize::MAX).max(1);
-    // A few connections fewer than a round number that nobody chose are no loss.
+    let affordable = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).max(1);
+    // The default of `max_connections` is a round number that the operator did not choose. A few connections less do no
+    // harm.
     if affordable < wanted / 2 {
         tracing::warn!(
             max_connections = wanted,
@@ -37,7 +38,7 @@ pub(super) fn connections(wanted: usize) -> usize {
     affordable.min(wanted)
 }
 
-/// No such limit here.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
 pub(super) fn connections(wanted: usize) -> usize {
     wanted

@@ -1,5 +1,5 @@
-//! The key that the first start makes where there is none, so that nothing runs open and nothing has to be invented by
-//! hand. It is a key of the store like any other.
+//! The first key: the first start creates a client key if there is none. Thus Tidegate never runs without
+//! authentication, and nobody must invent a key by hand. The first key is a key of the store like any other.
 
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret, SecretString};
@@ -12,85 +12,90 @@ use crate::{
     store::sql::{ChangeAuthor, KeyError},
 };
 
-/// Holds the key itself, where no terminal was there to show it on.
-const TEXT: &str = "first-key";
-const NAME: &str = "first";
+/// The file with the key's text, written if there is no terminal to show it on.
+const KEY_FILE: &str = "first-key";
+const KEY_NAME: &str = "first";
 
-/// A key that was made: nothing holds it until [`keep`].
+/// A new key that is not stored before [`store`] is called.
 pub(super) struct NewKey {
     secret: SecretString,
     pub(super) key: StoredKey,
 }
 
-/// Makes the first key where neither the configuration nor the store has one. Where nobody can tell, none is made.
-pub(super) fn make(of_file: usize, stored: &StoredKeys, world: StartContext) -> Result<Option<NewKey>, StartError> {
-    if of_file > 0 || !stored.stored.keys.is_empty() || stored.are_unread() {
+/// Creates the first key if neither the configuration nor the store has a key. If the store could not be read, creates
+/// none.
+pub(super) fn create_if_none(
+    declared_in_file: usize,
+    stored: &StoredKeys,
+    context: StartContext,
+) -> Result<Option<NewKey>, StartError> {
+    if declared_in_file > 0 || !stored.stored.keys.is_empty() || stored.are_unread() {
         return Ok(None);
     }
-    let secret = auth::make_key(world.chance)?;
+    let secret = auth::make_key(context.random_bytes)?;
     let key = StoredKey {
-        name: NAME.to_owned(),
+        name: KEY_NAME.to_owned(),
         prefix: auth::prefix(secret.expose_secret()).to_owned(),
         sha256: HEXLOWER.encode(&auth::digest(secret.expose_secret().as_bytes())),
         previous: None,
         disabled: false,
-        created_ms: millis(world),
+        created_ms: millis(context),
         settings: KeySettings { interim: true, ..KeySettings::default() },
     };
     Ok(Some(NewKey { secret, key }))
 }
 
-/// Keeps a key that was made: once nothing can fail any more, or a start that failed would leave a key behind that
-/// nobody was ever shown. Returned is the key if it has to be shown now, since nothing else holds it.
-pub(super) fn keep(
+/// Stores the new key. The start calls this last: if a later step failed, the store would hold a key that nobody saw.
+/// Returns the key if it must be shown now, because no file holds it.
+pub(super) fn store(
     made: NewKey,
     stored: &mut StoredKeys,
     data_dir: &DataDir,
-    world: StartContext,
+    context: StartContext,
 ) -> Result<Option<SecretString>, StartError> {
     let NewKey { secret, key } = made;
-    let id = HEXLOWER.encode(&world.chance.bytes::<16>()?);
-    let author = ChangeAuthor { id: &id, name: "the first start", time_ms: millis(world) };
+    let id = HEXLOWER.encode(&context.random_bytes.bytes::<16>()?);
+    let author = ChangeAuthor { id: &id, name: "the first start", time_ms: millis(context) };
     match stored.create(&key, author) {
         Ok(()) => {}
-        // Another replica was first, at the very same moment: its key counts.
+        // Another replica created its first key at the same moment. Its key counts.
         Err(KeyError::Exists | KeyError::Raced) => {
-            tracing::info!("another replica made the first key: this one makes none");
+            tracing::info!("another replica created the first key; this replica creates none");
             return Ok(None);
         }
         Err(error) => return Err(StartError::FirstKey(error)),
     }
-    if !world.terminal {
-        data_dir.write(TEXT, &format!("{}\n", secret.expose_secret()))?;
+    if !context.terminal {
+        data_dir.write(KEY_FILE, &format!("{}\n", secret.expose_secret()))?;
         tracing::warn!(
-            file = %data_dir.file(TEXT).display(),
-            "no client key is configured: made one and wrote it to this file; move it to where it is needed. The key ends when \
-             another key is declared"
+            file = %data_dir.file(KEY_FILE).display(),
+            "no client key is configured: Tidegate created one and wrote it to this file. Move the key to the client that needs it. \
+             The key ends when another key is declared"
         );
     }
-    Ok(world.terminal.then_some(secret))
+    Ok(context.terminal.then_some(secret))
 }
 
-/// Removes the file with the first key once that key has ended, as another key is declared.
-pub(super) fn forget(config: &Config, stored: &[StoredKey]) {
-    let file = config.server.data_dir.join(TEXT);
-    let ended = || stored.iter().any(|key| key.settings.interim) && config.has_others(stored);
-    if !file.exists() || !ended() {
+/// Removes the file of the first key when the key ends because another key is declared.
+pub(super) fn remove_file_if_ended(config: &Config, stored: &[StoredKey]) {
+    let file = config.server.data_dir.join(KEY_FILE);
+    let has_ended = || stored.iter().any(|key| key.settings.interim) && config.has_others(stored);
+    if !file.exists() || !has_ended() {
         return;
     }
     match std::fs::remove_file(&file) {
         Ok(()) => tracing::info!(
-            key = NAME,
+            key = KEY_NAME,
             file = %file.display(),
-            "the key of the first start has ended, as another key is declared: its file is removed. `tidegate keys update {NAME} --unset \
-             interim` lets the key work on"
+            "another key is declared: the first key has ended, and Tidegate removed its file. To keep using the key, run `tidegate keys \
+             update {KEY_NAME} --unset interim`"
         ),
         Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "the file of a key that has ended cannot be removed: delete it")
+            tracing::warn!(%error, file = %file.display(), "the file of the ended first key cannot be removed: delete the file")
         }
     }
 }
 
-fn millis(world: StartContext) -> u64 {
-    u64::try_from(world.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
+fn millis(context: StartContext) -> u64 {
+    u64::try_from(context.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,20 +1,20 @@
-//! How long an end in order may take, which a reload can change.
+//! How long a graceful shutdown may take. A reload can change these times.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-/// How long an end in order may take.
+/// How long a graceful shutdown may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grace {
-    /// From the wish to end until no new connection is taken.
+    /// How long Tidegate still accepts connections after readiness fails, so that load balancers notice.
     pub delay: Duration,
-    /// From then on, for requests under way.
+    /// After that, how long requests in progress may take.
     pub limit: Duration,
 }
 
-/// The grace that holds now: who ends the gateway reads it when the end begins, so that a reload can change it.
+/// The current grace. It is read when the shutdown begins, so that a reload can change it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedGrace(Arc<Mutex<Grace>>);
 

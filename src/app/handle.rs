@@ -1,4 +1,4 @@
-//! What a gateway that runs is told from elsewhere.
+//! Control of a running gateway from other threads.
 
 use std::sync::{Arc, mpsc};
 
@@ -12,29 +12,29 @@ use super::{
 use crate::{
     affinity::AffinityMemory,
     api::Health,
+    concurrent::byte_budget::ByteBudget,
     config::Config,
-    domain::budget::ByteBudget,
-    server::{Certificates, Limits, Shutdown},
+    server::{Certificates, Deadlines, Shutdown},
 };
 
-/// Changes or ends a gateway from another thread.
+/// Reloads or shuts down a gateway from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) data: Shutdown,
     pub(super) admin: Shutdown,
     pub(super) health: Arc<Health>,
-    pub(super) limits: watch::Sender<Limits>,
+    pub(super) deadlines: watch::Sender<Deadlines>,
     /// None where the data plane speaks plain http.
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) reloader: mpsc::Sender<Command>,
     pub(super) grace: SharedGrace,
     pub(super) bodies: ByteBudget,
     pub(super) origins: Arc<AffinityMemory>,
-    /// For those who look at all of it.
+    /// The current configuration, for readers that need all of it.
     pub(super) config: watch::Sender<Arc<Config>>,
 }
 
-/// What a handle reaches that is made elsewhere.
+/// The parts of a handle that are created elsewhere.
 pub(super) struct HandleParts {
     pub(super) health: Arc<Health>,
     /// None where the data plane speaks plain http.
@@ -45,24 +45,25 @@ pub(super) struct HandleParts {
 }
 
 impl Handle {
-    /// The handle of a gateway with this configuration, and the other ends of what it passes on.
+    /// Creates the handle of a gateway with this configuration, and the receivers of the settings that the handle
+    /// publishes.
     pub(super) fn new(
         configuration: &Config,
         parts: HandleParts,
-    ) -> (Self, watch::Receiver<Limits>, watch::Receiver<Arc<Config>>) {
+    ) -> (Self, watch::Receiver<Deadlines>, watch::Receiver<Arc<Config>>) {
         let HandleParts { health, certificates, reloader, bodies, origins } = parts;
-        let (limits, latest_limits) = watch::channel(clients::limits(&configuration.timeouts));
+        let (deadlines, latest_deadlines) = watch::channel(clients::deadlines(&configuration.timeouts));
         let (config, latest) = watch::channel(Arc::new(configuration.clone()));
         let (data, admin, grace) = (Shutdown::default(), Shutdown::default(), SharedGrace::default());
-        let handle = Self { data, admin, health, limits, certificates, reloader, grace, bodies, origins, config };
+        let handle = Self { data, admin, health, deadlines, certificates, reloader, grace, bodies, origins, config };
         handle.configure(configuration);
-        (handle, latest_limits, latest)
+        (handle, latest_deadlines, latest)
     }
 
-    /// Takes over the settings that hold for the gateway as a whole and may change while it runs.
+    /// Applies the settings that belong to the gateway as a whole and may change while it runs.
     pub(super) fn configure(&self, config: &Config) {
         self.health.configure(config);
-        self.limits.send_replace(clients::limits(&config.timeouts));
+        self.deadlines.send_replace(clients::deadlines(&config.timeouts));
         if let (Some(certificates), Some(identity)) = (&self.certificates, &config.server.tls) {
             certificates.set(Arc::clone(&identity.certified));
         }
@@ -72,32 +73,33 @@ impl Handle {
         self.config.send_replace(Arc::new(config.clone()));
     }
 
-    /// Asks for the configuration to be read again. What comes of it is logged and counted.
+    /// Requests a reload of the configuration. The result is logged and counted.
     pub fn reload(&self) {
         if self.reloader.send(Command::Reload).is_err() {
             tracing::warn!("reload ignored: the gateway is shutting down");
         }
     }
 
-    /// How long an end that begins now may take.
+    /// How long a shutdown that begins now may take.
     pub fn grace(&self) -> Grace {
         self.grace.get()
     }
 
-    /// Says that it will end: readiness fails, requests are served as before, no connection is kept after its answer.
+    /// Announces the shutdown: readiness fails, requests are still served, and no connection stays open after its
+    /// answer.
     pub fn leave(&self) {
         self.health.drain();
         self.data.leave();
     }
 
-    /// Takes no new connections; requests under way go on.
+    /// Accepts no more connections. Requests in progress continue.
     pub fn drain(&self) {
         self.health.drain();
         self.data.drain();
         self.end_reloads();
     }
 
-    /// Ends everything now.
+    /// Ends all connections and requests now.
     pub fn stop(&self) {
         self.health.drain();
         self.data.stop();
@@ -106,17 +108,17 @@ impl Handle {
     }
 
     fn end_reloads(&self) {
-        // Where nobody is told, it has ended already.
+        // If the send fails, the reloader has ended already.
         let _ = self.reloader.send(Command::End);
     }
 
-    /// What is known of where ids came from.
+    /// The affinity memory: which account created which id.
     pub fn origins(&self) -> &Arc<AffinityMemory> {
         &self.origins
     }
 
-    /// Whether a request was under way when everything was ended.
-    pub fn was_cut(&self) -> bool {
-        self.data.was_cut()
+    /// Whether `stop` cut a request that was in progress.
+    pub fn cut_requests(&self) -> bool {
+        self.data.cut_requests()
     }
 }

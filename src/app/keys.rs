@@ -1,5 +1,5 @@
-//! Keys of the store: read at the start and whenever they changed, with a copy in the data folder for a start without the
-//! database. Never on a worker's thread.
+//! Keys of the store: read at the start and after each change. A snapshot in the data folder allows a start without the
+//! database. All of this happens outside the workers' threads.
 
 use std::{
     io,
@@ -21,29 +21,28 @@ use tokio::{
 
 use super::{command::Command, data_dir::DataDir};
 use crate::{
-    domain::{
-        key::{StoredKey, StoredKeysStatus},
-        ledger,
-    },
+    concurrent::{key_status::StoredKeysStatus, ledger_status::LedgerStatus},
+    domain::key::StoredKey,
     store::{
         files,
         sql::{ChangeAuthor, Database, DatabaseError, DatabaseLocation, KeyChange, KeyError, Revision},
     },
 };
 
-/// A change of a key holds at most this much later, and what a look at one number costs is nothing.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The time between two looks for changes: a change takes effect at most this much later. A look reads one number, so
+/// it costs next to nothing.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A start waits for its database no longer than this where there is a copy of what was in it.
-const START_WITHIN: Duration = Duration::from_secs(3);
+/// With a snapshot in the data folder, a start waits no longer than this for the database.
+const START_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The database being away is told of this often.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// The time between two log messages while the database is unavailable.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The copy in the data folder: hashes only.
-const COPY: &str = "keys.json";
+/// The file of the snapshot in the data folder. It holds hashes of keys only.
+const SNAPSHOT: &str = "keys.json";
 
-/// What was read.
+/// The keys of the store as they were read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredKeysReading {
     #[serde(flatten)]
@@ -51,77 +50,79 @@ pub(super) struct StoredKeysReading {
     pub(super) keys: Vec<StoredKey>,
 }
 
-/// Waits on a thread of its own: whoever starts a gateway may be inside a runtime, which cannot wait for another.
-fn wait_for<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) -> T {
+/// Runs `work` on a separate thread: the caller may be inside a runtime, which cannot block on another one.
+fn block_on_thread<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + Send) -> T {
     thread::scope(|scope| match scope.spawn(|| runtime.block_on(work)).join() {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic),
     })
 }
 
-/// The keys, and where they are read.
+/// The keys of the store, and the database that they come from.
 #[derive(Debug)]
 pub(super) struct StoredKeys {
-    place: DatabaseLocation,
-    copy: PathBuf,
-    condition: Arc<StoredKeysStatus>,
-    /// Tells when the ledger connects again.
-    ledger: Arc<ledger::LedgerStatus>,
-    /// How often the ledger had connected when the database was opened here.
+    location: DatabaseLocation,
+    snapshot: PathBuf,
+    status: Arc<StoredKeysStatus>,
+    /// Shows when the ledger connects to the database again.
+    ledger: Arc<LedgerStatus>,
+    /// How often the ledger had connected when this connection was opened.
     connections: u64,
     runtime: Runtime,
-    /// Whether the database was there once.
+    /// Whether the database was opened at least once.
     opened: bool,
     database: Option<Database>,
     pub(super) stored: StoredKeysReading,
 }
 
 impl StoredKeys {
-    /// Reads them, from the database or else from the copy.
+    /// Reads the keys from the database, or from the snapshot if the database is unavailable.
     pub(super) fn open(
-        place: DatabaseLocation,
+        location: DatabaseLocation,
         data_dir: &DataDir,
-        condition: Arc<StoredKeysStatus>,
-        ledger: Arc<ledger::LedgerStatus>,
+        status: Arc<StoredKeysStatus>,
+        ledger: Arc<LedgerStatus>,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let copy = data_dir.file(COPY);
+        let snapshot = data_dir.file(SNAPSHOT);
         let (connections, database, stored) = (0, None, StoredKeysReading::default());
-        let mut keys = Self { place, copy, condition, ledger, connections, runtime, opened: false, database, stored };
-        match keys.read_within(START_WITHIN) {
+        let mut keys =
+            Self { location, snapshot, status, ledger, connections, runtime, opened: false, database, stored };
+        match keys.read_within(START_TIMEOUT) {
             Ok(Some(stored)) => keys.take(stored),
-            Ok(None) => keys.condition.unread.store(false, Ordering::Release),
+            Ok(None) => keys.status.unread.store(false, Ordering::Release),
             Err(error) => {
-                let copy = std::fs::read(&keys.copy).ok().and_then(|text| serde_json::from_slice(&text).ok());
-                let copied = copy.is_some();
+                let snapshot = std::fs::read(&keys.snapshot).ok().and_then(|text| serde_json::from_slice(&text).ok());
+                let copied = snapshot.is_some();
                 tracing::error!(%error, copied, "the stored keys cannot be read: Tidegate uses the snapshot in the data folder");
-                keys.condition.unread.store(!copied, Ordering::Release);
-                keys.stored = copy.unwrap_or_default();
+                keys.status.unread.store(!copied, Ordering::Release);
+                keys.stored = snapshot.unwrap_or_default();
                 keys.count();
             }
         }
         Ok(keys)
     }
 
-    /// Whether nobody knows what keys there are.
+    /// Whether neither the database nor the snapshot could be read, so that the keys are unknown.
     pub(super) fn are_unread(&self) -> bool {
-        self.condition.unread.load(Ordering::Acquire)
+        self.status.unread.load(Ordering::Acquire)
     }
 
-    /// Makes a key, unless somebody else made one of its name.
+    /// Creates a key, unless another process created one with the same name.
     pub(super) fn create(&mut self, key: &StoredKey, author: ChangeAuthor<'_>) -> Result<(), KeyError> {
-        let Some(database) = &mut self.database else { return Err(DatabaseError::Silent(START_WITHIN).into()) };
-        wait_for(&self.runtime, database.change_key(&self.stored.revision, KeyChange::Create(key), author))
+        let Some(database) = &mut self.database else { return Err(DatabaseError::Silent(START_TIMEOUT).into()) };
+        block_on_thread(&self.runtime, database.change_key(&self.stored.revision, KeyChange::Create(key), author))
     }
 
-    /// Reads them again; none where they are the same.
+    /// Reads the keys again. `None` if they did not change.
     pub(super) fn read(&mut self) -> Result<Option<StoredKeysReading>, DatabaseError> {
         self.read_within(Duration::MAX)
     }
 
     fn read_within(&mut self, limit: Duration) -> Result<Option<StoredKeysReading>, DatabaseError> {
         let (known, unread) = (&self.stored, self.are_unread());
-        // Where the ledger had to connect again, its connection may lead to another server now, and this one to the old one.
+        // If the ledger had to reconnect, its address may lead to another server now, and this connection still to the
+        // old one.
         let connections = self.ledger.connections.load(Ordering::Acquire);
         let moved = std::mem::replace(&mut self.connections, connections) != connections;
         if moved || self.database.as_ref().is_some_and(|database| database.is_old(Instant::now())) {
@@ -136,63 +137,65 @@ impl StoredKeys {
                     }
                     database
                 }
-                // On a new connection everything is read: the server may be another one, with another history.
-                none if self.opened => none.insert(Database::reopen(&self.place).await?),
-                none => none.insert(Database::open(&self.place).await?),
+                // A new connection reads all keys, even if the revision is the same: the server may be another one with
+                // another history.
+                none if self.opened => none.insert(Database::reopen(&self.location).await?),
+                none => none.insert(Database::open(&self.location).await?),
             };
             self.opened = true;
             let (revision, keys) = database.stored_keys().await?;
             let read = StoredKeysReading { revision, keys };
             Ok((unread || read != *known).then_some(read))
         };
-        let read = wait_for(&self.runtime, async { timeout(limit, reading).await });
+        let read = block_on_thread(&self.runtime, async { timeout(limit, reading).await });
         let read = read.unwrap_or(Err(DatabaseError::Silent(limit)));
         if read.is_err() {
             self.database = None;
         }
         match &read {
-            Err(_) => self.condition.fails.store(true, Ordering::Release),
-            Ok(None) => self.condition.fails.store(false, Ordering::Release),
-            // With the next look: what was read has to be in place before anybody is told that a key is not known.
+            Err(_) => self.status.fails.store(true, Ordering::Release),
+            Ok(None) => self.status.fails.store(false, Ordering::Release),
+            // The next look clears the fault. The keys must be in force before a client may hear that its key is
+            // unknown.
             Ok(Some(_)) => {}
         }
         read
     }
 
-    /// Takes what was read.
+    /// Stores the keys that were read, and writes the snapshot.
     pub(super) fn take(&mut self, stored: StoredKeysReading) {
-        self.condition.unread.store(false, Ordering::Release);
+        self.status.unread.store(false, Ordering::Release);
         self.stored = stored;
         self.count();
         let written = serde_json::to_vec(&self.stored).map_err(io::Error::from);
-        if let Err(error) = written.and_then(|text| files::replace(&self.copy, &text)) {
-            tracing::warn!(%error, file = %self.copy.display(), "the snapshot of the stored keys cannot be written: a start without the database would use an older one");
+        if let Err(error) = written.and_then(|text| files::replace(&self.snapshot, &text)) {
+            tracing::warn!(%error, file = %self.snapshot.display(), "the snapshot of the stored keys cannot be written: a start without the database would use an older one");
         }
     }
 
     fn count(&self) {
-        self.condition.revision.store(self.stored.revision.number, Ordering::Relaxed);
-        self.condition.stored.store(self.stored.keys.len() as u64, Ordering::Relaxed);
+        self.status.revision.store(self.stored.revision.number, Ordering::Relaxed);
+        self.status.stored.store(self.stored.keys.len() as u64, Ordering::Relaxed);
     }
 
-    /// Looks for changes until nobody holds the other end of `stop`, and tells of them.
-    pub(super) fn watch(mut self, tell: Sender<Command>, stop: Receiver<()>) -> io::Result<()> {
+    /// Looks for changes until the other end of `stop` is dropped, and sends each change to the reloader.
+    pub(super) fn watch(mut self, reloader: Sender<Command>, stop: Receiver<()>) -> io::Result<()> {
         let run = move || {
-            let mut told: Option<Instant> = None;
-            while stop.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let mut logged: Option<Instant> = None;
+            while stop.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 match self.read() {
-                    Ok(None) => told = None,
+                    Ok(None) => logged = None,
                     Ok(Some(stored)) => {
-                        told = None;
+                        logged = None;
                         self.take(stored);
-                        if tell.send(Command::Keys(self.stored.keys.clone())).is_err() {
+                        if reloader.send(Command::Keys(self.stored.keys.clone())).is_err() {
                             return;
                         }
                     }
-                    Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) => {
-                        told = Some(Instant::now());
-                        let database = &self.place;
-                        tracing::error!(%error, %database, "the stored keys cannot be read: the keys that were read last stay active, and changes are not seen");
+                    Err(error) if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) => {
+                        logged = Some(Instant::now());
+                        let database = &self.location;
+                        tracing::error!(%error, %database, "the stored keys cannot be read: the last known keys stay active, and Tidegate does not see changes. Check the database");
                     }
                     Err(_) => {}
                 }

@@ -1,129 +1,120 @@
-//! The ledger of a running gateway: its journal, the threads that bring it on, each worker's end of it.
+//! The ledger of a running gateway: its journal, the threads that copy rows to the database, and each worker's writer.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
-use tokio::time::Instant;
 
 use super::{StartContext, StartError, data_dir::DataDir};
 use crate::{
-    budgets::{Counter, Spending},
+    budgets::Spending,
+    concurrent::ledger_status::LedgerStatus,
     config::Config,
-    domain::{chance::Chance, ledger::LedgerStatus, spending::BudgetKey},
+    domain::random::RandomBytes,
     metering::{self, BUDGETS, FeedTarget, FeedThreads, Ledger, Polling, Retention},
     metrics::Metrics,
     store::{journal::Journal, sql::DatabaseLocation},
 };
 
 /// The folder of the journal in the data folder.
-const JOURNAL: &str = "journal";
-/// What budgets have spent is in the database, and read in this time if it is there.
-pub(super) const KNOWN_WITHIN: Duration = Duration::from_secs(2);
-/// The same while the gateway runs: the ledger is fed every 200 ms. Changes of keys wait for it, which are looked for every
-/// second and promised within two.
-pub(super) const KNOWN_IN_PASSING: Duration = Duration::from_millis(750);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const JOURNAL_FOLDER: &str = "journal";
+/// A start waits this long for the spend of the budgets, which the database holds.
+pub(super) const SPEND_TIMEOUT_AT_START: Duration = Duration::from_secs(2);
+/// A reload waits this long. The feed thread reads the database every 200 ms. A changed key waits for its spend too,
+/// and a change must take effect within two seconds.
+pub(super) const SPEND_TIMEOUT_AT_RELOAD: Duration = Duration::from_millis(750);
 
-/// The name of the data folder.
-const ORIGIN: &str = "origin";
+/// The file in the data folder that holds the folder's id.
+const ORIGIN_FILE: &str = "origin";
 
-/// All of it.
+/// All parts of the ledger.
 #[derive(Debug)]
 pub(super) struct Ledgers {
     journal: Arc<Journal>,
-    condition: Arc<LedgerStatus>,
-    feeding: FeedThreads,
+    status: Arc<LedgerStatus>,
+    feed_threads: FeedThreads,
     of_workers: Vec<Arc<Ledger>>,
-    /// Until somebody makes the calls.
-    polling: Option<Polling>,
+    /// The poller of background responses, until the first worker takes it.
+    poller: Option<Polling>,
 }
 
 impl Ledgers {
-    /// Opens the journal and begins to bring what it holds into the database.
+    /// Opens the journal and starts to copy its rows to the database.
     pub(super) fn start(
         config: &Config,
         data_dir: &DataDir,
         origin: Arc<str>,
         spending: &Arc<Spending>,
-        world: StartContext,
+        context: StartContext,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
-        let path = data_dir.file(JOURNAL);
-        let condition = Arc::clone(&metrics.ledger);
-        let opened = Journal::open(path.clone(), config.server.workers, Arc::clone(&condition), world.disk);
-        let (journal, found) = opened.map_err(|source| StartError::Ledger { path, source })?;
-        let (polls, polling) = metering::polling(config.timeouts.background_poll);
+        let path = data_dir.file(JOURNAL_FOLDER);
+        let status = Arc::clone(&metrics.ledger);
+        let opened = Journal::open(path.clone(), config.server.workers, Arc::clone(&status), context.disk);
+        let (journal, recovered) = opened.map_err(|source| StartError::Ledger { path, source })?;
+        let (polls, poller) = metering::polling(config.timeouts.background_poll);
         let keep = config.keep_days.map(|days| Retention { days, zone: config.money.time_zone.clone() });
-        let (place, spending) = (DatabaseLocation::of(config), Arc::clone(spending));
-        let (clock, copy, unpriced) = (world.clock, data_dir.file(BUDGETS), metrics.unpriced.clone());
-        let into = FeedTarget { place, origin, spending, clock, copy, polls, keep, unpriced };
-        let feeding = FeedThreads::start(into, Arc::clone(&journal), found, Arc::clone(&condition));
-        let feeding = feeding.map_err(StartError::Thread)?;
-        Ok(Self { journal, condition, feeding, of_workers: Vec::new(), polling: Some(polling) })
+        let (location, spending) = (DatabaseLocation::of(config), Arc::clone(spending));
+        let (clock, snapshot, unpriced) = (context.clock, data_dir.file(BUDGETS), metrics.unpriced.clone());
+        let target = FeedTarget { place: location, origin, spending, clock, copy: snapshot, polls, keep, unpriced };
+        let feed_threads = FeedThreads::start(target, Arc::clone(&journal), recovered, Arc::clone(&status));
+        let feed_threads = feed_threads.map_err(StartError::Thread)?;
+        Ok(Self { journal, status, feed_threads, of_workers: Vec::new(), poller: Some(poller) })
     }
 
-    /// That of one more worker.
-    pub(super) fn of_a_worker(&mut self) -> Arc<Ledger> {
-        let ledger = Arc::new(Ledger::new(&self.journal, &self.condition));
+    /// Creates the ledger writer of one more worker.
+    pub(super) fn for_worker(&mut self) -> Arc<Ledger> {
+        let ledger = Arc::new(Ledger::new(&self.journal, &self.status));
         self.of_workers.push(Arc::clone(&ledger));
         ledger
     }
 
-    /// What asks for responses in the background: for one worker.
-    pub(super) fn polling(&mut self) -> Option<Polling> {
-        self.polling.take()
+    /// Takes the poller of background responses. Only one worker runs it.
+    pub(super) fn poller(&mut self) -> Option<Polling> {
+        self.poller.take()
     }
 
-    /// Writes everything that waits, and brings it into the database. Nobody may settle any more.
+    /// Writes all waiting rows to the journal and to the database. The caller makes sure that no request settles any
+    /// more.
     pub(super) fn end(self) {
         for ledger in self.of_workers {
             if !ledger.flush() {
-                tracing::error!("the last ledger rows could not be written to the journal");
+                tracing::error!(
+                    "the last ledger rows could not be written to the journal and are lost. Check the disk of the data folder"
+                );
             }
         }
-        self.feeding.end();
+        self.feed_threads.end();
     }
 }
 
-/// The name of this data folder in a database that several share, and among those who share limits, made once.
-pub(super) fn origin(data_dir: &DataDir, chance: Chance) -> Result<Arc<str>, StartError> {
-    if let Some(origin) = data_dir.read(ORIGIN)?.filter(|text| !text.trim().is_empty()) {
+/// The id of this data folder, created once. It identifies the process in a shared database and among the replicas that
+/// share limits.
+pub(super) fn origin(data_dir: &DataDir, random_bytes: RandomBytes) -> Result<Arc<str>, StartError> {
+    if let Some(origin) = data_dir.read(ORIGIN_FILE)?.filter(|text| !text.trim().is_empty()) {
         return Ok(origin.trim().into());
     }
-    let origin = HEXLOWER.encode(&chance.bytes::<16>()?);
-    data_dir.write(ORIGIN, &format!("{origin}\n"))?;
+    let origin = HEXLOWER.encode(&random_bytes.bytes::<16>()?);
+    data_dir.write(ORIGIN_FILE, &format!("{origin}\n"))?;
     Ok(origin.into())
 }
 
-/// Waits a moment until it is known what was spent of these budgets; whether it is. Where the database is away, what was known
-/// last counts: nothing, of a new one.
-pub(super) fn know_budgets(counters: &[(BudgetKey, Arc<Counter>)], within: Duration) -> bool {
-    let began = Instant::now();
-    loop {
-        match counters.iter().all(|(_, counter)| counter.known()) {
-            true => return true,
-            false if began.elapsed() >= within => return false,
-            false => thread::sleep(LOOK_AGAIN),
-        }
-    }
-}
-
-/// Does a worker's work, with its ledger written beside it, and with `polling` beside the first worker.
-pub(super) async fn beside(
+/// Runs a worker's `work`. Beside it runs the worker's ledger writer and, on the first worker, the poller of background
+/// responses.
+pub(super) async fn run_with_ledger(
     ledger: Arc<Ledger>,
-    polling: Option<impl Future<Output = ()>>,
+    poller: Option<impl Future<Output = ()>>,
     work: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
-    let polling = async {
-        match polling {
-            Some(polling) => polling.await,
+    let poller = async {
+        match poller {
+            Some(poller) => poller.await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
         biased;
-        worked = work => worked,
+        finished = work => finished,
         () = ledger.keep_writing() => Ok(()),
-        () = polling => Ok(()),
+        () = poller => Ok(()),
     }
 }

@@ -1,5 +1,5 @@
-//! A log line as one JSON object, written straight into the line's buffer. The formatter that comes with the library
-//! went through a serializer and measured about 8 µs of CPU for the line of a request, a sixth of all it cost.
+//! Writes a log line as one JSON object, straight into the line's buffer. The formatter of tracing-subscriber uses a
+//! serializer: it took about 8 µs of CPU for the line of a request, a sixth of all CPU that the request cost.
 
 use std::fmt::{self, Debug};
 
@@ -72,7 +72,7 @@ impl Visit for Fields<'_, '_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for what is not finite.
+        // JSON cannot express infinity or NaN.
         self.field(
             field,
             |writer| if value.is_finite() { write!(writer, "{value}") } else { writer.write_str("null") },
@@ -84,7 +84,7 @@ impl Visit for Fields<'_, '_> {
     }
 }
 
-/// A JSON string. Nearly all need no escapes.
+/// Writes a JSON string. Nearly all strings need no escapes.
 fn string(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
     if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
         return ["\"", text, "\""].into_iter().try_for_each(|part| writer.write_str(part));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_field_is_json_and_a_line_is_a_line() {
+    fn every_kind_of_field_is_valid_json_on_one_line() {
         let buffer = Buffer::default();
         let into = buffer.clone();
         let subscriber = tracing_subscriber::fmt().event_format(JsonLine).with_writer(move || into.clone()).finish();

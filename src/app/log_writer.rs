@@ -1,5 +1,5 @@
-//! Log lines on their way to standard output: collected in memory, written by a thread of their own. A pipe that nobody
-//! reads must not hold up requests, and a system call for each line measured 4 µs of CPU a request.
+//! Writes log lines to standard output: collects them in memory, and a separate thread writes them. A pipe that nobody
+//! reads must not block requests, and one system call for each line costs 4 µs of CPU a request.
 
 use std::{
     io::{self, Write},
@@ -11,41 +11,43 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines are written out this much later at most. Killed with no chance to write, a process loses that much of its log.
+/// A line is written at most this much later. A process that is killed loses up to this much of its log.
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// About two thousand lines. What comes while they wait for a reader is lost, and the log says how many lines.
-const MOST: usize = 1024 * 1024;
+/// The most bytes that wait: about two thousand lines. Further lines are dropped and counted, and the log says how
+/// many.
+const MAX_BUFFERED: usize = 1024 * 1024;
 
-/// Takes lines; a clone of it takes them to the same place.
+/// Accepts log lines. All clones share one buffer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct LogWriter(Arc<Shared>);
+pub(super) struct LogWriter(Arc<Buffer>);
 
 #[derive(Debug, Default)]
-struct Shared {
-    state: Mutex<State>,
+struct Buffer {
+    state: Mutex<BufferState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BufferState {
     lines: Vec<u8>,
-    lost: u64,
+    dropped: u64,
     ended: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Whoever panicked with it left whole lines.
+impl Buffer {
+    fn lock(&self) -> MutexGuard<'_, BufferState> {
+        // A thread that panicked while it held the lock left whole lines.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `out`. Dropping what is returned writes out everything and ends it.
+    /// Starts the thread that writes to `out`. Dropping the returned [`Flush`] writes all waiting lines and ends the
+    /// thread.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// If the thread cannot be started.
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<(Self, Flush)> {
         let writer = Self::default();
         let shared = Arc::clone(&writer.0);
@@ -55,27 +57,27 @@ impl LogWriter {
     }
 }
 
-fn write_out(shared: &Shared, mut out: impl Write) {
+fn write_out(shared: &Buffer, mut out: impl Write) {
     let mut batch = Vec::new();
     loop {
         let mut state = shared.lock();
-        while state.lines.is_empty() && state.lost == 0 && !state.ended {
+        while state.lines.is_empty() && state.dropped == 0 && !state.ended {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if !state.ended {
-            // Whatever comes in this time goes out with the same call.
+            // Lines that arrive in this time are written with the same system call.
             let waited = shared.changed.wait_timeout_while(state, COALESCE, |state| !state.ended);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         mem::swap(&mut batch, &mut state.lines);
-        let (lost, ended) = (mem::take(&mut state.lost), state.ended);
+        let (dropped, ended) = (mem::take(&mut state.dropped), state.ended);
         drop(state);
-        // Where the log cannot be written there is nobody to tell.
+        // An error of the log itself cannot be reported anywhere.
         let _ = out.write_all(&batch);
-        if lost > 0 {
+        if dropped > 0 {
             let _ = writeln!(
                 out,
-                "{{\"level\":\"WARN\",\"message\":\"log lines were lost: nobody reads them\",\"lines\":{lost}}}"
+                "{{\"level\":\"WARN\",\"message\":\"log lines were dropped: standard output is not read fast enough\",\"lines\":{dropped}}}"
             );
         }
         let _ = out.flush();
@@ -87,11 +89,11 @@ fn write_out(shared: &Shared, mut out: impl Write) {
 }
 
 impl Write for LogWriter {
-    /// Takes one whole line, which is how the subscriber writes.
+    /// Accepts one whole line: the subscriber writes each line with one call.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.lock();
-        if state.lines.len() + line.len() > MOST {
-            state.lost += 1;
+        if state.lines.len() + line.len() > MAX_BUFFERED {
+            state.dropped += 1;
             return Ok(line.len());
         }
         let first = state.lines.is_empty();
@@ -116,28 +118,28 @@ impl MakeWriter<'_> for LogWriter {
     }
 }
 
-/// Writes everything out when it is dropped.
+/// Writes all waiting lines when it is dropped.
 #[derive(Debug)]
 pub struct Flush {
-    shared: Arc<Shared>,
+    shared: Arc<Buffer>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A reader that does not read shall not keep the process from ending.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The longest wait for the last lines: a pipe that nobody reads must not keep the process from ending.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Drop for Flush {
     fn drop(&mut self) {
         self.shared.lock().ended = true;
         self.shared.changed.notify_one();
         let Some(thread) = self.thread.take() else { return };
-        let (tell, told) = std::sync::mpsc::channel();
+        let (done_sender, done) = std::sync::mpsc::channel();
         let waiting = thread::Builder::new().spawn(move || {
             let _ = thread.join();
-            let _ = tell.send(());
+            let _ = done_sender.send(());
         });
         if waiting.is_ok() {
-            let _ = told.recv_timeout(LAST_WORDS);
+            let _ = done.recv_timeout(FLUSH_TIMEOUT);
         }
     }
 }
@@ -148,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes to a list; waits for leave before each write, if it has to.
+    /// Collects writes in a list. Waits for permission before each write if `allowed` is set.
     struct Out {
         written: Arc<Mutex<Vec<u8>>>,
         leave: Option<mpsc::Receiver<()>>,
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_written_in_its_order() {
+    fn lines_are_written_in_order() {
         let written = Arc::default();
         let (mut writer, flush) = LogWriter::start(Out { written: Arc::clone(&written), leave: None }).unwrap();
         let expected: String = (0..1000).map(|n| format!("line {n}\n")).collect();
@@ -181,21 +183,21 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_holds_nobody_up_and_is_told_what_it_missed() {
+    fn a_blocked_reader_does_not_block_writers_and_the_log_counts_the_lost_lines() {
         let written = Arc::default();
         let (leave, wait) = mpsc::channel();
         let (mut writer, flush) = LogWriter::start(Out { written: Arc::clone(&written), leave: Some(wait) }).unwrap();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
-        // Twice as much as is kept, plus what the thread may have taken out already.
-        for _ in 0..3 * MOST / line.len() {
+        // Twice the buffer, plus the lines that the thread may have taken already.
+        for _ in 0..3 * MAX_BUFFERED / line.len() {
             writer.write_all(&line).unwrap();
         }
-        assert!(writer.0.lock().lines.len() <= MOST);
+        assert!(writer.0.lock().lines.len() <= MAX_BUFFERED);
         drop(leave);
         drop(flush);
         let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         let last: serde_json::Value = serde_json::from_str(written.lines().last().unwrap()).unwrap();
         let kept = written.lines().filter(|line| line.starts_with('x')).count();
-        assert_eq!(kept as u64 + last["lines"].as_u64().unwrap(), 3 * MOST as u64 / 1024, "{last}");
+        assert_eq!(kept as u64 + last["lines"].as_u64().unwrap(), 3 * MAX_BUFFERED as u64 / 1024, "{last}");
     }
 }

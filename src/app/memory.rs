@@ -1,4 +1,4 @@
-//! The most memory that a configuration allows.
+//! Computes the most memory that a configuration allows.
 
 use std::fmt;
 
@@ -7,53 +7,54 @@ use crate::{
     config::Config,
     proxy,
     server::memory::{HTTP1, TLS, http2},
-    upstream::send::{MAX_BUFFER, PER_CONNECTION, PER_TLS},
+    upstream::connection::{MAX_BUFFER, PER_CONNECTION, PER_TLS},
 };
 
-/// Connections to the admin plane at once: scrapers and probes, not clients.
+/// The most connections to the admin plane at once. They come from scrapers and probes, not from clients.
 pub(super) const ADMIN_CONNECTIONS: usize = 256;
 
-/// Tasks, parsed heads, timers, nesting of JSON: what has no limit of its own because it is small.
-const REST: u64 = 32 * 1024;
+/// The rest of a connection's memory: tasks, parsed heads, timers, nesting of JSON. It is small and has no limit of its
+/// own.
+const OVERHEAD: u64 = 32 * 1024;
 
-/// A connection to us.
-const CLIENT: u64 = HTTP1 as u64 + REST;
+/// The memory of one client connection over plain HTTP/1.1.
+const CLIENT_CONNECTION: u64 = HTTP1 as u64 + OVERHEAD;
 
-/// What everything that has a limit may hold together, in bytes.
+/// Upper bounds, in bytes, of everything that has a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
     bodies: u64,
-    /// Connections of clients, and what each holds with the request under way on it, apart from its body.
+    /// The number of client connections, and the bytes of each with its request, without the request's body.
     clients: (u64, u64),
-    /// Connections to upstreams that wait for their next request.
+    /// The number of idle connections to upstreams, and the bytes of each.
     idle: (u64, u64),
-    /// Connections to the admin plane.
+    /// The number of connections to the admin plane, and the bytes of each.
     admin: (u64, u64),
-    /// Where state came from.
+    /// The affinity memory.
     origins: u64,
 }
 
 impl MemoryBounds {
-    /// With so many connections of clients at once.
+    /// The bounds for this number of client connections.
     pub fn new(config: &Config, connections: usize) -> Self {
         let https = config.upstreams.iter().any(|upstream| upstream.base_url.scheme_str() == Some("https"));
         let upstream = PER_CONNECTION as u64 + if https { PER_TLS as u64 } else { 0 };
         let request = proxy::PER_REQUEST as u64 + proxy::CONNECTIONS_PER_REQUEST as u64 * upstream;
         let idle = config.upstreams.iter().map(|upstream| upstream.max_idle_connections as u64).sum::<u64>();
-        // A connection of HTTP/2 has no buffers of HTTP/1.1, but those of many requests.
-        let over_tls = TLS as u64 + CLIENT.max(http2(MAX_BUFFER) as u64 + REST);
-        let client = if config.server.tls.is_some() { over_tls } else { CLIENT };
+        // An HTTP/2 connection has no HTTP/1.1 buffers, but the buffers of many requests.
+        let over_tls = TLS as u64 + CLIENT_CONNECTION.max(http2(MAX_BUFFER) as u64 + OVERHEAD);
+        let client = if config.server.tls.is_some() { over_tls } else { CLIENT_CONNECTION };
         let listeners = 1 + u64::from(config.server.metrics_listen.is_some());
         Self {
             bodies: config.server.max_body_memory,
             clients: (connections as u64, client + request),
             idle: (idle.saturating_mul(config.server.workers as u64), upstream),
-            admin: (listeners * ADMIN_CONNECTIONS as u64, CLIENT),
+            admin: (listeners * ADMIN_CONNECTIONS as u64, CLIENT_CONNECTION),
             origins: affinity::most_bytes(config.affinity.max_entries),
         }
     }
 
-    /// All of it.
+    /// The sum of all bounds.
     pub fn total(&self) -> u64 {
         let parts = [self.clients, self.idle, self.admin];
         parts.iter().fold(self.bodies.saturating_add(self.origins), |sum, (count, each)| {
@@ -62,7 +63,7 @@ impl MemoryBounds {
     }
 }
 
-/// One line, with its parts.
+/// One line with all parts.
 impl fmt::Display for MemoryBounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);

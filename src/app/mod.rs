@@ -1,8 +1,7 @@
-//! The composition root: the only place that knows every part. Builds the gateway from a configuration, runs it on
-//! one thread a worker and one for control, ends it in order.
+//! The composition root: the only module that knows all others. It builds the gateway from a configuration, runs one
+//! thread for each worker and one for control, and shuts all of them down in order.
 
 mod alerts;
-mod bound;
 mod changes;
 mod clients;
 mod command;
@@ -13,15 +12,16 @@ mod grace;
 mod handle;
 mod keys;
 mod ledger;
+mod listeners;
 mod log_line;
 mod log_writer;
 mod memory;
 mod rejections;
 mod reload;
 mod sharing;
+mod start_context;
 mod start_error;
 pub mod telemetry;
-mod world;
 
 use std::{
     io,
@@ -37,87 +37,85 @@ use tokio::{
 };
 
 use self::{
-    alerts::Alerting, bound::BoundListeners, clients::ClientConnections, data_dir::DataDir, keys::StoredKeys,
-    ledger::Ledgers, memory::ADMIN_CONNECTIONS, reload::Reloader,
+    alerts::AlertThread, clients::ClientConnections, data_dir::DataDir, keys::StoredKeys, ledger::Ledgers,
+    listeners::BoundListeners, memory::ADMIN_CONNECTIONS, reload::Reloader,
 };
 use crate::{
     affinity::AffinityStoreThread,
-    api::{self, Admin, Data, Health},
+    api::{self, AdminPlane, DataPlane, Health},
+    concurrent::random_source::RandomSource,
     config::{Config, Listen},
-    domain::chance::Dice,
     limits::Shared,
     metering::Statements,
     metrics::Metrics,
     proxy::{DrainTasks, Proxy, SharedState, Tables, Tls, WorkerContext, polls},
-    server::{self, Limits, Listener, Secure, Shutdown},
+    server::{self, Deadlines, Listener, Shutdown, TlsContext},
     store::{origins, sql::DatabaseLocation},
 };
 
+pub use alerts::AlertTimes;
 pub use grace::Grace;
 pub use handle::Handle;
 pub use memory::MemoryBounds;
 pub use reload::ReloadSource;
+pub use start_context::StartContext;
 pub use start_error::StartError;
-pub use world::StartContext;
 
-/// A gateway that runs.
+/// A running gateway.
 #[derive(Debug)]
 pub struct Running {
-    /// Where clients reach it.
+    /// The address of the data plane.
     pub listen: Listen,
-    /// Where its operator does.
+    /// The address of the admin plane.
     pub admin_listen: Listen,
-    /// Where `/metrics` is alone, if wanted.
+    /// The address that serves only `/metrics`, if configured.
     pub metrics_listen: Option<Listen>,
-    /// The most memory that it may come to hold.
+    /// The most memory that the gateway may use.
     pub memory: MemoryBounds,
-    /// The key that was made because there was none, for a terminal.
+    /// The first key, if this start created it and a terminal must show it.
     pub first_key: Option<SecretString>,
     handle: Handle,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     ledgers: Ledgers,
     shared: Option<Arc<Shared>>,
-    keeping: AffinityStoreThread,
-    /// Keys are looked at for as long as this is here.
+    affinity_store: AffinityStoreThread,
+    /// The thread that watches the stored keys runs until this is dropped.
     _keys_watched: mpsc::Sender<()>,
-    alerting: Alerting,
+    alerting: AlertThread,
     _data_dir: DataDir,
 }
 
-/// Starts a gateway. Everything is checked and bound before anything runs. With an `origin`, its configuration is read
-/// again from there on a wish ([`Handle::reload`]) and when its files change.
+/// Starts a gateway. Everything is checked and bound before any thread runs. With an `origin`, the gateway reads its
+/// configuration again from there when [`Handle::reload`] is called or a file changes.
 ///
 /// # Errors
-/// When a part of it cannot be had; nothing runs then.
-pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext) -> Result<Running, StartError> {
-    let data_dir = DataDir::open(&of_file.server.data_dir)?;
-    let tls = Tls::new(&of_file)?;
+/// If any part cannot be created. Nothing runs then.
+pub fn start(file_config: Config, origin: Option<ReloadSource>, context: StartContext) -> Result<Running, StartError> {
+    let data_dir = DataDir::open(&file_config.server.data_dir)?;
+    let tls = Tls::new(&file_config)?;
     let metrics = Arc::new(Metrics::default());
-    let (of_keys, of_ledger) = (Arc::clone(&metrics.keys), Arc::clone(&metrics.ledger));
-    let mut keys =
-        StoredKeys::open(DatabaseLocation::of(&of_file), &data_dir, of_keys, of_ledger).map_err(StartError::Thread)?;
-    let made_key = first_key::make(of_file.keys.len(), &keys, world)?;
-    keys.stored.keys.extend(made_key.as_ref().map(|made| made.key.clone()));
-    let config = reload::with_stored(&of_file, &keys.stored.keys);
+    let (keys_status, ledger_status) = (Arc::clone(&metrics.keys), Arc::clone(&metrics.ledger));
+    let mut keys = StoredKeys::open(DatabaseLocation::of(&file_config), &data_dir, keys_status, ledger_status)
+        .map_err(StartError::Thread)?;
+    let new_key = first_key::create_if_none(file_config.keys.len(), &keys, context)?;
+    keys.stored.keys.extend(new_key.as_ref().map(|new_key| new_key.key.clone()));
+    let config = reload::with_stored(&file_config, &keys.stored.keys);
     let mut common = SharedState::new(&config, None, &metrics, tokio::time::Instant::now());
     let health = Arc::new(Health::new(&config, &metrics.keys));
 
-    let name = ledger::origin(&data_dir, world.chance)?;
-    let shared = sharing::start(&config, world, &name, &metrics, &mut common)?;
+    let data_folder_name = ledger::origin(&data_dir, context.random_bytes)?;
+    let shared = sharing::start(&config, context, &data_folder_name, &metrics, &mut common)?;
 
-    // Sockets are made inside a runtime; the control thread takes it over.
+    // Sockets must be created inside a runtime. The control thread takes this runtime over.
     let control = runtime()?;
     let bound = BoundListeners::new(&control, &config.server)?;
-    let mut ledgers = Ledgers::start(&config, &data_dir, name, &common.spending, world, &metrics)?;
+    let mut ledgers = Ledgers::start(&config, &data_dir, data_folder_name, &common.spending, context, &metrics)?;
     let statements = Statements::start(DatabaseLocation::of(&config)).map_err(StartError::Thread)?;
-    let place = origins::OriginStoreLocation::of(&config);
-    let keeping =
-        AffinityStoreThread::start(place, &config.affinity, world.clock, world.chance, Arc::clone(&metrics.affinity))
-            .map_err(StartError::Thread)?;
-    let first_key = made_key.map_or(Ok(None), |made| first_key::keep(made, &mut keys, &data_dir, world))?;
+    let affinity_store = affinity_store(&config, &metrics, context)?;
+    let first_key = new_key.map_or(Ok(None), |new_key| first_key::store(new_key, &mut keys, &data_dir, context))?;
 
-    let (reloader, told) = mpsc::channel();
+    let (reloader, commands) = mpsc::channel();
     let certificates = clients::certificates(&config);
     let acceptor = certificates.clone().map(server::acceptor).transpose()?;
     let parts = handle::HandleParts {
@@ -125,51 +123,59 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         certificates,
         reloader,
         bodies: metrics.bodies.clone(),
-        origins: Arc::clone(&keeping.origins),
+        origins: Arc::clone(&affinity_store.origins),
     };
-    let (handle, limits, latest_config) = Handle::new(&config, parts);
+    let (handle, deadlines, latest_config) = Handle::new(&config, parts);
     let connections = files::connections(config.server.max_connections);
     let slots = Arc::new(Semaphore::new(connections));
-    let readers = DrainTasks::new(&slots, connections);
-    let secure = acceptor.map(|acceptor| Secure { acceptor, slots: Arc::clone(&slots) });
+    let drains = DrainTasks::new(&slots, connections);
+    let secure = acceptor.map(|acceptor| TlsContext { acceptor, slots: Arc::clone(&slots) });
     let mut data = Vec::with_capacity(bound.data.len());
     let mut workers = Vec::with_capacity(bound.data.len());
     for (index, listener) in bound.data.into_iter().enumerate() {
-        let dice = Arc::new(Dice::new(world.chance)?);
-        let tables = Tables::new(&config, &tls, &metrics, &common, &dice, None)?;
+        let random = Arc::new(RandomSource::new(context.random_bytes)?);
+        let tables = Tables::new(&config, &tls, &metrics, &common, &random, None)?;
         if index == 0 {
-            tables.count_budgets(world.clock);
-            ledger::know_budgets(&common.spending.all(), ledger::KNOWN_WITHIN);
+            tables.count_budgets(context.clock);
+            common.spending.wait_until_read(&common.spending.all(), ledger::SPEND_TIMEOUT_AT_START);
         }
-        let ledger = ledgers.of_a_worker();
-        let readers = Arc::new(readers.apart());
-        let beside = WorkerContext {
+        let ledger = ledgers.for_worker();
+        let drains = Arc::new(drains.apart());
+        let worker_context = WorkerContext {
             ledger: Arc::clone(&ledger),
-            readers: Arc::clone(&readers),
-            origins: Arc::clone(&keeping.origins),
+            drains: Arc::clone(&drains),
+            origins: Arc::clone(&affinity_store.origins),
             statements: statements.clone(),
         };
-        let proxy = Arc::new(Proxy::new(tables, beside, world.clock, world.chance, dice)?);
-        let polling = ledgers.polling().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
-        let state = Arc::new(Data { proxy, health: Arc::clone(&health) });
+        let proxy = Arc::new(Proxy::new(tables, worker_context, context.clock, context.random_bytes, random)?);
+        let polling = ledgers.poller().map(|polling| polls::keep_polling(Arc::clone(&proxy), polling));
+        let state = Arc::new(DataPlane { proxy, health: Arc::clone(&health) });
         data.push(Arc::clone(&state));
         let serving = serving_data(state, &config, &handle, &metrics, secure.clone());
-        let serving = server::run(listener, serving, limits.clone(), Arc::clone(&slots));
-        let serving = ledger::beside(ledger, polling, to_the_end(serving, readers, handle.data.clone()));
+        let serving = server::run(listener, serving, deadlines.clone(), Arc::clone(&slots));
+        let serving = ledger::run_with_ledger(ledger, polling, serve_and_drain(serving, drains, handle.data.clone()));
         workers.push(spawn(format!("worker-{index}"), runtime()?, serving)?);
     }
-    let shown = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
-    let alerting = alert(&shown, &metrics, &common, latest_config, &data_dir, world)?;
-    let admin = Admin { data: shown, metrics: Arc::clone(&metrics), health };
-    let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), limits);
+    let first_worker = data.first().map(Arc::clone).ok_or(StartError::NoWorker)?;
+    let alerting = alert(&first_worker, &metrics, &common, latest_config, &data_dir, context)?;
+    let admin = AdminPlane { data: first_worker, metrics: Arc::clone(&metrics), health };
+    let serving = serve_admin(bound.admin, bound.metrics, admin, handle.admin.clone(), deadlines);
     let control = spawn("control".into(), control, serving)?;
     let memory = MemoryBounds::new(&config, connections);
     let (keys_watched, stop) = mpsc::channel();
     let stored = keys.stored.keys.clone();
     keys.watch(handle.reloader.clone(), stop).map_err(StartError::Thread)?;
-    let reloader =
-        Reloader { origin, of_file, stored, running: config, common, workers: data, metrics, handle: handle.clone() };
-    reloader.start(told).map_err(StartError::Thread)?;
+    let reloader = Reloader {
+        origin,
+        file_config,
+        stored,
+        running: config,
+        common,
+        workers: data,
+        metrics,
+        handle: handle.clone(),
+    };
+    reloader.start(commands).map_err(StartError::Thread)?;
     Ok(Running {
         listen: bound.listen,
         admin_listen: bound.admin_listen,
@@ -181,24 +187,34 @@ pub fn start(of_file: Config, origin: Option<ReloadSource>, world: StartContext)
         control,
         ledgers,
         shared,
-        keeping,
+        affinity_store,
         _keys_watched: keys_watched,
         alerting,
         _data_dir: data_dir,
     })
 }
 
-/// What the connections of a worker share.
+fn affinity_store(
+    config: &Config,
+    metrics: &Metrics,
+    context: StartContext,
+) -> Result<AffinityStoreThread, StartError> {
+    let (location, status) = (origins::OriginStoreLocation::of(config), Arc::clone(&metrics.affinity));
+    AffinityStoreThread::start(location, &config.affinity, context.clock, context.random_bytes, status)
+        .map_err(StartError::Thread)
+}
+
+/// The state that all connections of a worker share.
 fn serving_data(
-    state: Arc<Data>,
+    state: Arc<DataPlane>,
     config: &Config,
     handle: &Handle,
     metrics: &Arc<Metrics>,
-    tls: Option<Secure>,
-) -> server::Shared<Router> {
-    server::Shared {
+    tls: Option<TlsContext>,
+) -> server::ServerContext<Router> {
+    server::ServerContext {
         service: api::data(state),
-        limits: clients::limits(&config.timeouts),
+        deadlines: clients::deadlines(&config.timeouts),
         shutdown: handle.data.clone(),
         observer: Arc::new(ClientConnections(Arc::clone(metrics))),
         tls,
@@ -206,78 +222,79 @@ fn serving_data(
     }
 }
 
-/// Starts to tell the operator of what happens.
+/// Starts the thread for alerts.
 fn alert(
-    data: &Arc<Data>,
+    data: &Arc<DataPlane>,
     metrics: &Arc<Metrics>,
     common: &SharedState,
     config: watch::Receiver<Arc<Config>>,
     data_dir: &DataDir,
-    world: StartContext,
-) -> Result<Alerting, StartError> {
+    context: StartContext,
+) -> Result<AlertThread, StartError> {
     let (data, metrics, spending) = (Arc::clone(data), Arc::clone(metrics), Arc::clone(&common.spending));
-    let sources = alerts::Sources { data, metrics, spending, config, clock: world.clock };
+    let (clock, times) = (context.clock, context.alert_times);
+    let sources = alerts::AlertSources { data, metrics, spending, config, clock, times };
     alerts::start(sources, data_dir).map_err(StartError::Thread)
 }
 
-/// Serves, and reads on what clients left behind.
-async fn to_the_end(
+/// Serves until shutdown, then drains the answers whose clients left.
+async fn serve_and_drain(
     serving: impl Future<Output = io::Result<()>>,
-    readers: Arc<DrainTasks>,
+    drains: Arc<DrainTasks>,
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let served = serving.await;
-    readers.end(shutdown.stopped()).await;
+    drains.end(shutdown.stopped()).await;
     served
 }
 
-/// Serves the admin plane, and `/metrics` alone where that is wanted.
+/// Serves the admin plane and, if configured, the listener for `/metrics` alone.
 async fn serve_admin(
-    full: Listener,
-    bare: Option<Listener>,
-    state: Admin,
+    admin: Listener,
+    metrics_only: Option<Listener>,
+    state: AdminPlane,
     shutdown: Shutdown,
-    limits: watch::Receiver<Limits>,
+    deadlines: watch::Receiver<Deadlines>,
 ) -> io::Result<()> {
     let serve = |listener: Listener, router| {
-        let serving = server::Shared {
+        let serving = server::ServerContext {
             service: router,
-            limits: *limits.borrow(),
+            deadlines: *deadlines.borrow(),
             shutdown: shutdown.clone(),
-            // Its connections are not clients' and are not counted among them.
+            // A fresh observer: connections to the admin plane do not count as clients' connections.
             observer: Arc::<ClientConnections>::default(),
             tls: None,
             heartbeat: Arc::default(),
         };
-        server::run(listener, serving, limits.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
+        server::run(listener, serving, deadlines.clone(), Arc::new(Semaphore::new(ADMIN_CONNECTIONS)))
     };
-    let full = serve(full, api::admin(state.clone()));
-    match bare {
-        Some(bare) => tokio::try_join!(full, serve(bare, api::metrics_only(state))).map(|_| ()),
-        None => full.await,
+    let admin = serve(admin, api::admin(state.clone()));
+    match metrics_only {
+        Some(metrics_only) => tokio::try_join!(admin, serve(metrics_only, api::metrics_only(state))).map(|_| ()),
+        None => admin.await,
     }
 }
 
 impl Running {
-    /// To end it from elsewhere.
+    /// A handle to reload the gateway or to shut it down.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Waits until the gateway has ended, which somebody has to ask its handle for.
+    /// Waits until the gateway has ended. Something else must call [`Handle::drain`] or [`Handle::stop`].
     ///
-    /// The admin plane serves on until the last request is out, so that a drain can be watched.
+    /// The admin plane serves until the last request has ended, so that an operator can watch the drain.
     pub fn join(self) {
         for worker in self.workers {
-            // A worker that panicked has ended too.
+            // An error means that the worker panicked. It has ended too.
             let _ = worker.join();
         }
-        // Nobody settles any more.
+        // No request settles any more.
         sharing::end(self.shared.as_deref());
         self.ledgers.end();
-        // The ledger tells which budgets are spent.
+        // After the ledger: the last rows may exhaust a budget and raise an alert.
         self.alerting.end();
-        self.keeping.end();
+        self.affinity_store.end();
         self.handle.stop();
         let _ = self.control.join();
     }
@@ -287,7 +304,7 @@ fn runtime() -> Result<Runtime, StartError> {
     Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)
 }
 
-/// Runs `work` on a thread of its own, with a runtime of its own.
+/// Runs `work` on a new thread with its own runtime.
 fn spawn(
     name: String,
     runtime: Runtime,
@@ -297,7 +314,7 @@ fn spawn(
         if let Err(error) = runtime.block_on(work) {
             tracing::error!(%error, "a listener stopped: Tidegate accepts no more connections on it. Restart Tidegate");
         }
-        // A name that is being resolved cannot be interrupted: waiting for it would hold the end up for many seconds.
+        // A DNS lookup cannot be interrupted. Waiting for it could delay the shutdown by many seconds.
         runtime.shutdown_background();
     };
     thread::Builder::new().name(name).spawn(run).map_err(StartError::Thread)

@@ -1,5 +1,5 @@
-//! Another configuration for a gateway that runs: read whole, built whole, then put in place of the one in force.
-//! Requests under way keep what they began with. What cannot be used changes nothing.
+//! Reloads: reads and builds a whole new configuration, then replaces the running one. Requests in progress keep the
+//! old one. A configuration with any error changes nothing.
 
 use std::{
     collections::HashSet,
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Handle, changes, changes::Changes, command::Command, first_key, ledger};
 use crate::{
-    api::Data,
+    api::DataPlane,
     config::{self, Config, Report, Source, StoredFault, WatchedFiles},
     domain::key::StoredKey,
     metrics::{Metrics, Reload},
@@ -28,79 +28,79 @@ use crate::{
 /// Where a running gateway reads its configuration again.
 #[derive(Clone, Debug)]
 pub struct ReloadSource {
-    /// Where it was read from.
+    /// The source of the configuration.
     pub source: Source,
-    /// The files that it was read from.
+    /// The files that the configuration was read from.
     pub reads: WatchedFiles,
-    /// Answers for the environment.
+    /// Looks up an environment variable.
     pub env: fn(&str) -> Option<OsString>,
-    /// Time between two looks at the files.
-    pub look_every: Duration,
+    /// The time between two looks at the files.
+    pub look_interval: Duration,
 }
 
 impl ReloadSource {
-    /// Who edits a file waits for a second gladly, and a look at a few small files costs some 10 µs. A file that is
-    /// being written is taken as it is where the writer pauses this long.
+    /// An operator gladly waits a second after an edit, and a look at a few small files costs some 10 µs. A writer that
+    /// pauses longer than this in the middle of a file has its unfinished file read.
     pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 }
 
-/// Waits for a wish or a change, and reloads.
+/// Waits for a command or a changed file, and reloads.
 pub(super) struct Reloader {
-    /// None where the configuration is not read again.
+    /// `None` if the configuration is not read again.
     pub(super) origin: Option<ReloadSource>,
-    /// The configuration as it was read, without keys of the store.
-    pub(super) of_file: Config,
+    /// The configuration from the files, without the stored keys.
+    pub(super) file_config: Config,
     pub(super) stored: Vec<StoredKey>,
-    /// The configuration in force: both.
+    /// The configuration in force: the files' one with the stored keys.
     pub(super) running: Config,
-    /// What is known of its upstreams.
+    /// State that outlives a reload, such as the health states of upstreams.
     pub(super) common: SharedState,
-    pub(super) workers: Vec<Arc<Data>>,
+    pub(super) workers: Vec<Arc<DataPlane>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) handle: Handle,
 }
 
-/// Why a configuration is not taken.
+/// Why a reload failed.
 #[derive(Debug, thiserror::Error)]
 enum ReloadError {
-    /// With every fault and its place.
+    /// The configuration has errors. The report names each with its place.
     #[error("{0}")]
     Faulty(#[from] Report),
-    /// It passed its checks and still cannot be used.
+    /// The configuration passed its checks and still cannot be used.
     #[error(transparent)]
     Unusable(#[from] TablesError),
-    /// It has no client key left, as a file that was cut has none.
+    /// The new configuration has no client key left, as a truncated file has none.
     #[error(
-        "no client key is left in it, or none whose secret is set: write one down, or restart if all of them are in the \
-         store now"
+        "the new configuration has no client key, or none whose secret is set: add one, or restart Tidegate if all keys are in \
+         the store now"
     )]
     NoKeys,
 }
 
-/// A configuration that was read and taken.
+/// The result of a successful reload.
 struct AppliedReload {
-    /// None where it is the one in force.
+    /// `None` if the new configuration equals the running one.
     changes: Option<Changes>,
-    /// What a start would take besides.
+    /// Settings that changed in the file and take effect only after a restart.
     needs_restart: Vec<&'static str>,
 }
 
 impl Reloader {
-    /// Starts it, on a thread of its own: files are read there that may be on a network file system, which can take any
-    /// time, and a worker never waits. Nor does the end of the gateway: nobody joins this thread, it is told to end.
-    pub(super) fn start(self, told: Receiver<Command>) -> io::Result<()> {
-        thread::Builder::new().name("reload".into()).spawn(move || self.run(&told)).map(drop)
+    /// Starts the reloader on a separate thread. It reads files that may be on a slow network file system, and a worker
+    /// must never wait for that. Nothing joins this thread at shutdown either: it gets [`Command::End`].
+    pub(super) fn start(self, commands: Receiver<Command>) -> io::Result<()> {
+        thread::Builder::new().name("reload".into()).spawn(move || self.run(&commands)).map(drop)
     }
 
-    fn run(mut self, told: &Receiver<Command>) {
+    fn run(mut self, commands: &Receiver<Command>) {
         let mut watch = FileWatch::default();
-        let look_every = self.origin.as_ref().map_or(ReloadSource::LOOK_EVERY, |origin| origin.look_every);
+        let look_interval = self.origin.as_ref().map_or(ReloadSource::LOOK_EVERY, |origin| origin.look_interval);
         loop {
-            let asked = match told.recv_timeout(look_every) {
+            let requested = match commands.recv_timeout(look_interval) {
                 Ok(Command::Reload) => true,
                 Err(RecvTimeoutError::Timeout) => false,
                 Ok(Command::Keys(stored)) => {
-                    self.exchange_keys(stored);
+                    self.replace_stored_keys(stored);
                     continue;
                 }
                 Ok(Command::End) | Err(RecvTimeoutError::Disconnected) => return,
@@ -109,35 +109,35 @@ impl Reloader {
                 return;
             }
             let changed = self.origin.as_ref().is_some_and(|origin| watch.has_settled(&origin.reads));
-            if asked || changed {
+            if requested || changed {
                 self.reload();
             }
         }
     }
 
-    /// Takes other keys of the store.
-    fn exchange_keys(&mut self, stored: Vec<StoredKey>) {
-        let config = with_stored(&self.of_file, &stored);
+    /// Replaces the stored keys.
+    fn replace_stored_keys(&mut self, stored: Vec<StoredKey>) {
+        let config = with_stored(&self.file_config, &stored);
         let changes = Changes::between(&self.running, &config);
         if let Err(error) = self.put_in_place(config) {
             return tracing::error!(%error, "the stored keys cannot be used: the previous keys stay active");
         }
         self.stored = stored;
-        let keys = changes.as_ref().and_then(|changes| changes.keys.told()).map(tracing::field::display);
+        let keys = changes.as_ref().and_then(|changes| changes.keys.summary()).map(tracing::field::display);
         tracing::info!(keys, "stored keys changed");
     }
 
-    /// Reads and takes the configuration, and tells what came of it.
+    /// Reads the configuration, puts it in force, and reports the result in log, metrics and readiness.
     fn reload(&mut self) {
-        let taken = self.take();
-        self.metrics.reloads.count(match &taken {
+        let applied = self.apply();
+        self.metrics.reloads.count(match &applied {
             Ok(AppliedReload { changes: Some(_), .. }) => Reload::Ok,
             Ok(AppliedReload { changes: None, .. }) => Reload::Unchanged,
             Err(_) => Reload::Refused,
         });
-        self.handle.health.refused(taken.is_err());
-        match taken {
-            Ok(taken) => taken.tell(),
+        self.handle.health.refused(applied.is_err());
+        match applied {
+            Ok(applied) => applied.log(),
             Err(ReloadError::Faulty(report)) => {
                 tracing::error!(faults = report.count(), %report, "configuration refused: the previous configuration stays active");
             }
@@ -145,41 +145,44 @@ impl Reloader {
         }
     }
 
-    /// All or nothing: everything is built before anything is put in place.
-    fn take(&mut self) -> Result<AppliedReload, ReloadError> {
+    /// Builds everything before it replaces anything: a reload changes all or nothing.
+    fn apply(&mut self) -> Result<AppliedReload, ReloadError> {
         let Some(origin) = &mut self.origin else {
             return Ok(AppliedReload { changes: None, needs_restart: Vec::new() });
         };
         let loaded = config::load(&origin.source, &origin.env);
-        // What was refused is not read again before it changes.
+        // A refused configuration is not read again until its files change.
         origin.reads = loaded.as_ref().map_or_else(Report::reads, |loaded| &loaded.reads).clone();
-        let mut of_file = loaded?.config;
-        let needs_restart = changes::keep(&self.running, &mut of_file);
-        let config = with_stored(&of_file, &self.stored);
-        if of_file.keys.is_empty() && !self.of_file.keys.is_empty() {
+        let mut file_config = loaded?.config;
+        let needs_restart = changes::keep_running_settings(&self.running, &mut file_config);
+        let config = with_stored(&file_config, &self.stored);
+        if file_config.keys.is_empty() && !self.file_config.keys.is_empty() {
             return Err(ReloadError::NoKeys);
         }
         let changes = Changes::between(&self.running, &config);
         if changes.is_some() {
             self.put_in_place(config)?;
         }
-        self.of_file = of_file;
+        self.file_config = file_config;
         Ok(AppliedReload { changes, needs_restart })
     }
 
     fn put_in_place(&mut self, config: Config) -> Result<(), TablesError> {
         let tls = Tls::new(&config)?;
         let common = SharedState::new(&config, Some(&self.common), &self.metrics, Instant::now());
-        let build = |data: &Arc<Data>| data.proxy.build(&config, &tls, &self.metrics, &common);
+        let build = |data: &Arc<DataPlane>| data.proxy.build(&config, &tls, &self.metrics, &common);
         let tables = self.workers.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         if let Some((data, tables)) = self.workers.iter().zip(&tables).next() {
             let before: HashSet<_> = common.spending.all().into_iter().map(|(budget, _)| budget).collect();
             tables.count_budgets(data.proxy.clock());
             let mut new = common.spending.all();
             new.retain(|(budget, _)| !before.contains(budget));
-            // As at a start: what is new begins with what its key or group spent before. Nobody waits for other counters.
-            if !ledger::know_budgets(&new, ledger::KNOWN_IN_PASSING) {
-                tracing::warn!("the ledger cannot be read: new budgets start with a spend of 0 until it can");
+            // As at a start, a new budget begins with what its key or group spent before. Existing budgets know their
+            // spend already.
+            if !common.spending.wait_until_read(&new, ledger::SPEND_TIMEOUT_AT_RELOAD) {
+                tracing::warn!(
+                    "the ledger cannot be read: new budgets start with a spend of 0 until the database is back"
+                );
             }
         }
         for (data, tables) in self.workers.iter().zip(tables) {
@@ -192,10 +195,10 @@ impl Reloader {
     }
 }
 
-/// A configuration with the keys of the store. What is wrong with those is said, and leaves the others as they are.
-pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
-    first_key::forget(of_file, stored);
-    let mut config = of_file.clone();
+/// Adds the stored keys to a configuration. A stored key that does not fit is logged and does not affect the others.
+pub(super) fn with_stored(file_config: &Config, stored: &[StoredKey]) -> Config {
+    first_key::remove_file_if_ended(file_config, stored);
+    let mut config = file_config.clone();
     let mut refused = Vec::new();
     for StoredFault { name, fault, refused: is_refused } in config.add_stored(stored) {
         tracing::error!(key = name, fault, refused = is_refused, "a stored key does not fit the configuration");
@@ -210,28 +213,28 @@ pub(super) fn with_stored(of_file: &Config, stored: &[StoredKey]) -> Config {
     config
 }
 
-/// Looks for changes of files.
+/// Detects changed files.
 #[derive(Default)]
 struct FileWatch {
-    /// What the last look found, where that was a change.
-    seen: Option<WatchedFiles>,
+    /// What the last look found, if that was a change.
+    last_change: Option<WatchedFiles>,
 }
 
 impl FileWatch {
-    /// Whether two looks in a row found the same, and other than what was read: a file that is being written is not
-    /// taken by half. Contents are compared, again and again, as notifications of the system tell nothing of a file that
-    /// is mounted by itself or over a network, and little of a link whose target is exchanged (a `ConfigMap`).
+    /// Whether two looks in a row found the same change: a file is not read while it is being written. Contents are
+    /// compared by polling. File system notifications do not cover network mounts or a file that is mounted by itself,
+    /// nor reliably a link whose target is replaced, such as in a `ConfigMap`.
     fn has_settled(&mut self, read: &WatchedFiles) -> bool {
         let now = read.again();
         let changed = now != *read;
-        let settled = changed && self.seen.as_ref() == Some(&now);
-        self.seen = (changed && !settled).then_some(now);
+        let settled = changed && self.last_change.as_ref() == Some(&now);
+        self.last_change = (changed && !settled).then_some(now);
         settled
     }
 }
 
 impl AppliedReload {
-    fn tell(&self) {
+    fn log(&self) {
         use tracing::field::display;
 
         let needs_restart = (!self.needs_restart.is_empty()).then(|| self.needs_restart.join(", "));
@@ -244,9 +247,9 @@ impl AppliedReload {
             }
             return;
         };
-        let upstreams = changes.upstreams.told().map(display);
-        let models = changes.models.told().map(display);
-        let keys = changes.keys.told().map(display);
+        let upstreams = changes.upstreams.summary().map(display);
+        let models = changes.models.summary().map(display);
+        let keys = changes.keys.summary().map(display);
         let settings = changes.settings().map(display);
         match needs_restart {
             None => tracing::info!(upstreams, models, keys, settings, "configuration reloaded"),
@@ -269,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_taken_when_two_looks_found_the_same() {
+    fn a_change_counts_once_two_looks_found_the_same_contents() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "[log]\n").unwrap();
         let reads = || match config::load(&Source::File(file.path().into()), &|_| None) {

@@ -1,8 +1,6 @@
-//! The limits that a running gateway shares with others.
+//! Starts and stops the sharing of limits and budgets with other replicas.
 
-use std::{sync::Arc, thread, time::Duration};
-
-use tokio::time::Instant;
+use std::sync::Arc;
 
 use super::{StartContext, StartError};
 use crate::{
@@ -12,33 +10,23 @@ use crate::{
     proxy::SharedState,
 };
 
-/// A start waits so long for Redis, so that the first requests are shared already.
-const WITHIN: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
-
-/// Begins to share them, where a Redis is configured.
+/// Starts sharing if a Redis is configured.
 pub(super) fn start(
     config: &Config,
-    world: StartContext,
+    context: StartContext,
     origin: &Arc<str>,
     metrics: &Metrics,
     common: &mut SharedState,
 ) -> Result<Option<Arc<Shared>>, StartError> {
-    let status = &metrics.sharing;
     let Some(sharing) = &config.sharing else { return Ok(None) };
-    let (process, spending) = (world.chance.bytes()?, Arc::clone(&common.spending));
-    let identity = Identity { process, origin: Arc::clone(origin), redis_clock: None };
-    let shared = Shared::start(sharing, identity, spending, Arc::clone(status)).map_err(StartError::Thread)?;
-    let shared = Arc::new(shared);
+    let identity = Identity { process: context.random_bytes.bytes()?, origin: Arc::clone(origin), redis_clock: None };
+    let (spending, status) = (Arc::clone(&common.spending), Arc::clone(&metrics.sharing));
+    let shared = Arc::new(Shared::start(sharing, identity, spending, status).map_err(StartError::Thread)?);
     common.share_limits(Arc::clone(&shared));
-    let began = Instant::now();
-    while !status.is_well() && began.elapsed() < WITHIN {
-        thread::sleep(LOOK_AGAIN);
-    }
     Ok(Some(shared))
 }
 
-/// Brings away what requests gave back. Nobody takes anything any more.
+/// Sends the last settled amounts to Redis. The caller makes sure that no request takes a reservation any more.
 pub(super) fn end(shared: Option<&Shared>) {
     if let Some(shared) = shared {
         shared.end();

@@ -15,11 +15,11 @@ use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
 use crate::{
+    concurrent::key_status::StoredKeysStatus,
     config::{Config, KeySource, OnClientGone},
     domain::{
-        chance::{Chance, NoChance},
-        key::StoredKeysStatus,
         origin::Owner,
+        random::{NoRandomBytes, RandomBytes},
     },
 };
 
@@ -135,7 +135,7 @@ impl Keys {
         for (index, key) in config.keys.iter().enumerate() {
             let group = key.group.and_then(|group| config.groups.get(group)).map(|group| Arc::clone(&group.name));
             let (refused, previous) = match key.kept {
-                KeySource::File => (None, None),
+                KeySource::File | KeySource::Unset { .. } => (None, None),
                 KeySource::Store { previous, refused } => (refused, previous),
             };
             let caller = Arc::new(Caller {
@@ -283,8 +283,8 @@ pub fn prefix(key: &str) -> &str {
 ///
 /// # Errors
 /// The system gave no random bytes.
-pub fn make_key(chance: Chance) -> Result<SecretString, NoChance> {
-    let mut bytes = chance.bytes::<32>()?.to_vec();
+pub fn make_key(random_bytes: RandomBytes) -> Result<SecretString, NoRandomBytes> {
+    let mut bytes = random_bytes.bytes::<32>()?.to_vec();
     bytes.extend_from_slice(&checksum(&bytes));
     Ok(format!("{KEY_MARK}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase()).into())
 }
@@ -373,7 +373,7 @@ mod tests {
             let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
             loggable_prefix(&HeaderMap::from_iter([(AUTHORIZATION, value)]))
         };
-        let ours = make_key(Chance::system()).unwrap();
+        let ours = make_key(RandomBytes::system()).unwrap();
         let ours = ours.expose_secret();
         assert_eq!(shown(&format!("Bearer {ours}")).map(String::from), Some(format!("{}…", prefix(ours))));
         let other = format!("Bearer {}x", &ours[..ours.len() - 1]);
@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn new_keys_are_long_and_unique() {
-        let make = || make_key(Chance::system()).unwrap().expose_secret().to_owned();
+        let make = || make_key(RandomBytes::system()).unwrap().expose_secret().to_owned();
         let (one, two) = (make(), make());
         assert_eq!(one.len(), "tg-".len() + 58);
         assert_ne!(one, two);
@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn while_the_store_cannot_be_read_a_key_with_a_valid_checksum_is_not_called_unknown() {
         let keys = keys();
-        let made = make_key(Chance::system()).unwrap().expose_secret().to_owned();
+        let made = make_key(RandomBytes::system()).unwrap().expose_secret().to_owned();
         let mut typo = made.clone().into_bytes();
         typo[10] = if typo[10] == b'a' { b'b' } else { b'a' };
         let typo = String::from_utf8(typo).unwrap();

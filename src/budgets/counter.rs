@@ -1,14 +1,6 @@
-//! What is spent of one budget in one of its windows, as this process knows it.
+//! The spend of one budget in one of its windows, as this process knows it.
 
-use std::{
-    pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::domain::{
     money::{MOST, UNIT},
@@ -17,56 +9,53 @@ use crate::domain::{
 
 /// One budget in one of its windows, in nano-units of its currency.
 ///
-/// It is exact about what this process spent: the ledger's rows, and what its own requests did cost that the ledger did not
-/// show yet. What others spent it knows from the ledger alone.
+/// The counter is exact about the spend of this process: rows in the ledger, and requests whose rows the ledger did not show yet. It knows
+/// the spend of other data folders from the ledger alone.
 #[derive(Debug, Default)]
-pub struct Counter {
-    state: Mutex<State>,
-    /// Whether it may be counted by: the ledger or a copy of it was read, or the window began with nothing spent.
-    counts: AtomicBool,
-    /// Somebody waits for that.
-    read: Notify,
-}
+pub struct Counter(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the ledger says of the rows of this data folder.
+    /// The spend of this data folder in the ledger, as last read.
     own: u64,
-    /// The same of those of other data folders.
+    /// The spend of each other data folder in the ledger, and of all of them.
     others: RemoteSpend,
     of_others: u64,
     /// When the ledger was read, in milliseconds since 1970-01-01 UTC; 0 = never.
     read_at: u64,
-    /// What requests of this process did cost, without those whose rows the ledger showed.
+    /// Whether requests may rely on the counter: it was read from the ledger or from a copy of it, or its window began with the counter.
+    is_usable: bool,
+    /// The cost of requests of this process since the ledger was read.
     recent: u64,
-    /// Of that, what is in the ledger by now.
+    /// The part of `recent` that is in the ledger by now.
     stored: u64,
+    /// The reservations of requests in progress.
     reserved: u64,
     /// The budget, in nano-units; 0 = not known.
     limit: u64,
-    /// Its thresholds, in billionths of it.
+    /// The thresholds of `warn_at`, in billionths of the budget.
     warn_at: Vec<u64>,
-    /// The highest threshold that was told in this window.
+    /// The highest threshold of which a warning was given in this window.
     warned: u64,
 }
 
-/// What the ledger says of a budget.
+/// The spend of a budget in the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LedgerSums {
-    /// Rows of this data folder.
+    /// The rows of this data folder.
     pub own: u64,
-    /// Other data folders, and the rows of each.
+    /// The name of each other data folder, and the sum of its rows.
     pub others: Arc<[(Arc<str>, u64)]>,
     /// When the ledger was read, in milliseconds since 1970-01-01 UTC.
     pub read_at: u64,
 }
 
-/// Why nothing is set aside.
+/// Why a budget has no room for a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Short {
-    /// All of the budget is spent.
+pub enum BudgetRefusal {
+    /// The budget is spent.
     Spent,
-    /// What is left is set aside, or for other replicas to spend.
+    /// Requests in progress have reserved the rest, or other replicas may spend it.
     Reserved,
 }
 
@@ -81,74 +70,74 @@ impl State {
 }
 
 impl Counter {
-    /// What was spent, as far as this process knows; never more than was, but for rows that cost less after all.
+    /// The spend that this process knows of. It is never above the real spend, except while the ledger has a row that costs less in the end.
     pub fn spent(&self) -> u64 {
         self.lock().spent()
     }
 
-    /// What this data folder spent.
+    /// The spend of this data folder.
     pub fn own(&self) -> OwnSpend {
         let state = self.lock();
         OwnSpend { total: state.own.saturating_add(state.recent).min(MOST), read_at: state.read_at }
     }
 
-    /// What other data folders spent, as the ledger says.
+    /// The spend of other data folders in the ledger.
     pub fn others(&self) -> RemoteSpend {
         self.lock().others.clone()
     }
 
-    /// What is set aside for requests under way.
+    /// The reservations of requests in progress.
     pub fn reserved(&self) -> u64 {
         self.lock().reserved
     }
 
-    /// Sets `cost` aside, where it fits into what this one of `replicas` may spend: its part of what the ledger, as last read, leaves
-    /// of `limit`. A first request always fits where anything is left, so that a large estimate does not block a small budget.
+    /// Reserves `cost` if it fits into the part of this replica: (`limit` - spend in the ledger, as last read) / `replicas`. A request without
+    /// others in progress fits while anything is left of the part: a high estimate must not block a small budget.
     ///
     /// # Errors
-    /// When it does not fit.
-    pub fn reserve(&self, limit: u64, cost: u64, replicas: u32) -> Result<(), Short> {
+    /// When `cost` does not fit.
+    pub fn reserve(&self, limit: u64, cost: u64, replicas: u32) -> Result<(), BudgetRefusal> {
         let mut state = self.lock();
         let part = limit.saturating_sub(state.in_ledger()) / u64::from(replicas.max(1));
         let after = state.recent.saturating_add(state.reserved).saturating_add(cost);
         if state.recent >= part || (after > part && state.reserved > 0) {
-            return Err(if state.spent() >= limit { Short::Spent } else { Short::Reserved });
+            return Err(if state.spent() >= limit { BudgetRefusal::Spent } else { BudgetRefusal::Reserved });
         }
         state.reserved = state.reserved.saturating_add(cost);
         Ok(())
     }
 
-    /// Sets `cost` aside, whether it fits or not: Redis has decided.
-    pub fn hold(&self, cost: u64) {
+    /// Reserves `cost` although it may not fit: Redis granted it.
+    pub fn reserve_anyway(&self, cost: u64) {
         let mut state = self.lock();
         state.reserved = state.reserved.saturating_add(cost);
     }
 
-    /// Gives back what was set aside, and adds what it really cost.
+    /// Replaces a reservation by the real cost.
     pub fn settle(&self, reserved: u64, cost: u64) {
         let mut state = self.lock();
         state.reserved = state.reserved.saturating_sub(reserved);
         state.recent = state.recent.saturating_add(cost).min(MOST);
     }
 
-    /// Gives back what was set aside.
+    /// Gives a reservation back.
     pub fn release(&self, reserved: u64) {
         self.settle(reserved, 0);
     }
 
-    /// The row of something that was [settled](Self::settle) here is in the ledger.
-    pub fn is_stored(&self, cost: u64) {
+    /// The ledger has the row of a [settled](Self::settle) request.
+    pub fn row_stored(&self, cost: u64) {
         let mut state = self.lock();
         state.stored = state.stored.saturating_add(cost).min(state.recent);
     }
 
-    /// How much is in the ledger that it did not show yet: to be asked before it is asked for its sums, and told with them.
+    /// The cost of rows that the ledger has, and did not show yet. Ask for it before the ledger is read, and pass it on with the sums.
     pub fn stored(&self) -> u64 {
         self.lock().stored
     }
 
-    /// The ledger was read, and says this, with what was [`stored`](Self::stored) before. It may be less than before.
-    pub fn is_told(&self, sums: LedgerSums, stored: u64) {
+    /// Takes over what the ledger shows, with what was [`stored`](Self::stored) before it was read. The spend may become less.
+    pub fn ledger_shows(&self, sums: LedgerSums, stored: u64) {
         let mut state = self.lock();
         let LedgerSums { own, others, read_at } = sums;
         let read_at = read_at.max(1);
@@ -156,64 +145,47 @@ impl Counter {
             state.of_others = others.iter().fold(0, |sum: u64, (_, one)| sum.saturating_add(*one));
             state.others = RemoteSpend { read_at, by_origin: others };
         }
-        (state.own, state.read_at) = (own, read_at);
+        (state.own, state.read_at, state.is_usable) = (own, read_at, true);
         state.recent = state.recent.saturating_sub(stored);
         state.stored = state.stored.saturating_sub(stored);
-        drop(state);
-        self.begin_to_count();
     }
 
-    /// So much was spent, by this data folder and by others, as a process before this one believed: until the ledger is asked.
-    pub fn believe(&self, own: u64, others: u64) {
+    /// Takes over the copy that an earlier process left in the data folder, until the ledger is read: the spend of this data folder and of
+    /// others, and the highest threshold of which a warning was given.
+    pub fn restore(&self, own: u64, others: u64, warned: u64) {
         let mut state = self.lock();
-        (state.own, state.of_others) = (own, others);
-        drop(state);
-        self.begin_to_count();
+        (state.own, state.of_others, state.is_usable) = (own, others, true);
+        state.warned = state.warned.max(warned);
     }
 
-    /// Nothing was spent in the window without this counter.
-    pub(super) fn begin_at_nothing(&self) {
-        self.begin_to_count();
+    /// The window begins with this counter: nothing is spent.
+    pub(super) fn start_at_zero(&self) {
+        self.lock().is_usable = true;
     }
 
-    fn begin_to_count(&self) {
-        self.counts.store(true, Ordering::Release);
-        self.read.notify_waiters();
+    /// Whether requests may rely on the counter.
+    pub fn is_usable(&self) -> bool {
+        self.lock().is_usable
     }
 
-    /// Whether what it says is what the ledger said, or a copy of it; a counter that was dropped and made again knows nothing.
-    pub fn counts(&self) -> bool {
-        self.counts.load(Ordering::Acquire)
+    /// Whether the ledger was read for it.
+    pub fn is_read(&self) -> bool {
+        self.lock().read_at > 0
     }
 
-    /// Waits for that.
-    pub(super) async fn until_it_counts(&self) {
-        let mut read = pin!(self.read.notified());
-        read.as_mut().enable();
-        if !self.counts() {
-            read.await;
-        }
-    }
-
-    /// What it is held against: a budget of `limit` nano-units, with thresholds in billionths of it.
-    pub fn watch(&self, limit: u64, warn_at: &[u64]) {
+    /// Sets the budget in nano-units, and the thresholds of `warn_at` in billionths of it.
+    pub fn set_thresholds(&self, limit: u64, warn_at: &[u64]) {
         let mut state = self.lock();
         (state.limit, state.warn_at) = (limit, warn_at.to_vec());
     }
 
-    /// The highest threshold that was told in this window, as a process before this one left it.
-    pub fn was_warned(&self, threshold: u64) {
-        let mut state = self.lock();
-        state.warned = state.warned.max(threshold);
-    }
-
-    /// The same as it is now.
+    /// The highest threshold of which a warning was given in this window.
     pub fn warned(&self) -> u64 {
         self.lock().warned
     }
 
-    /// The thresholds that were reached since this was asked last, each with the budget and what was spent.
-    pub(super) fn crossed(&self) -> Vec<(u64, u64, u64)> {
+    /// The thresholds that the spend reached since the last call, each with the budget and the spend.
+    pub(super) fn take_crossed(&self) -> Vec<(u64, u64, u64)> {
         let mut state = self.lock();
         let (limit, spent, warned) = (state.limit, state.spent(), state.warned);
         let reached =
@@ -225,13 +197,8 @@ impl Counter {
         new.into_iter().map(|threshold| (threshold, limit, spent)).collect()
     }
 
-    /// Whether the ledger was asked for it.
-    pub fn known(&self) -> bool {
-        self.lock().read_at > 0
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,68 +216,70 @@ mod tests {
     fn a_small_budget_is_not_blocked_by_a_large_estimate() {
         let counter = Counter::default();
         assert_eq!(counter.reserve(10, 1000, 1), Ok(()));
-        assert_eq!(counter.reserve(10, 1, 1), Err(Short::Reserved));
+        assert_eq!(counter.reserve(10, 1, 1), Err(BudgetRefusal::Reserved));
         counter.settle(1000, 9);
         assert_eq!(counter.reserve(10, 1000, 1), Ok(()));
         counter.settle(1000, 1);
         assert_eq!((counter.spent(), counter.reserved()), (10, 0));
-        assert_eq!(counter.reserve(10, 0, 1), Err(Short::Spent));
+        assert_eq!(counter.reserve(10, 0, 1), Err(BudgetRefusal::Spent));
     }
 
     #[test]
-    fn what_the_ledger_shows_is_counted_once() {
+    fn the_ledger_shows_each_row_once() {
         let counter = Counter::default();
-        counter.believe(50, 10);
+        counter.restore(50, 10, 0);
         counter.settle(0, 3);
-        assert_eq!((counter.spent(), counter.known(), counter.own()), (63, false, OwnSpend { total: 53, read_at: 0 }));
-        counter.is_stored(3);
+        assert_eq!(
+            (counter.spent(), counter.is_read(), counter.own()),
+            (63, false, OwnSpend { total: 53, read_at: 0 })
+        );
+        counter.row_stored(3);
         counter.settle(0, 4);
-        // The row of the second is stored while the ledger is asked: whether it is in the sum nobody knows, and it is not lost.
+        // The second row is stored while the ledger is read. The sums may lack it, so that it stays in the counter.
         let stored = counter.stored();
-        counter.is_stored(4);
-        counter.is_told(sums(43, 7), stored);
-        assert_eq!((counter.spent(), counter.known(), counter.own()), (54, true, OwnSpend { total: 47, read_at: 1 }));
-        counter.is_told(sums(47, 7), counter.stored());
+        counter.row_stored(4);
+        counter.ledger_shows(sums(43, 7), stored);
+        assert_eq!((counter.spent(), counter.is_read(), counter.own()), (54, true, OwnSpend { total: 47, read_at: 1 }));
+        counter.ledger_shows(sums(47, 7), counter.stored());
         assert_eq!((counter.spent(), counter.own().total), (54, 47));
-        // A row cost less after all.
-        counter.is_told(sums(20, 7), counter.stored());
+        // A row cost less in the end.
+        counter.ledger_shows(sums(20, 7), counter.stored());
         assert_eq!(counter.spent(), 27);
     }
 
     #[test]
-    fn one_of_several_spends_its_part_of_what_the_ledger_left() {
+    fn a_replica_spends_its_part_of_the_rest_in_the_ledger() {
         let counter = Counter::default();
-        counter.is_told(sums(0, 20), 0);
+        counter.ledger_shows(sums(0, 20), 0);
         let spent = |limit| {
             let spend = || counter.reserve(limit, 1, 2).map(|()| counter.settle(1, 1));
             std::iter::from_fn(|| spend().ok()).count()
         };
-        // 80 are left, of which 40 are for this one, with what it spent before it was alone.
-        counter.hold(10);
+        // 80 are left, and 40 of them are the part of this replica. It has spent 10 of its part with Redis.
+        counter.reserve_anyway(10);
         counter.settle(10, 10);
-        assert_eq!((spent(100), counter.reserve(100, 1, 2)), (30, Err(Short::Reserved)));
-        // Others spent 10 more meanwhile: of the 30 that are left, 15 are for this one.
-        counter.is_stored(40);
-        counter.is_told(sums(40, 30), counter.stored());
+        assert_eq!((spent(100), counter.reserve(100, 1, 2)), (30, Err(BudgetRefusal::Reserved)));
+        // Others spent 10 more. 30 are left, and 15 of them are the part of this replica.
+        counter.row_stored(40);
+        counter.ledger_shows(sums(40, 30), counter.stored());
         assert_eq!(spent(100), 15);
-        // Without a ledger nothing changes.
-        assert_eq!(counter.reserve(100, 0, 2), Err(Short::Reserved));
-        // What is known to be spent is.
-        assert_eq!(counter.reserve(85, 0, 2), Err(Short::Spent));
-        // One request at a time is let in while anything of the part is left.
-        assert_eq!((counter.reserve(102, 50, 2), counter.reserve(102, 1, 2)), (Ok(()), Err(Short::Reserved)));
+        // Until the ledger is read again, nothing is left.
+        assert_eq!(counter.reserve(100, 0, 2), Err(BudgetRefusal::Reserved));
+        // A smaller budget is spent.
+        assert_eq!(counter.reserve(85, 0, 2), Err(BudgetRefusal::Spent));
+        // One request at a time is admitted while anything is left of the part.
+        assert_eq!((counter.reserve(102, 50, 2), counter.reserve(102, 1, 2)), (Ok(()), Err(BudgetRefusal::Reserved)));
     }
 
     proptest! {
-        /// All replicas that read the same ledger and hear nothing more spend what it left, and nothing beyond but what their
-        /// last requests cost more than was left for them.
+        /// Replicas that read the same ledger once spend no more than the rest, and the last request of each.
         #[test]
-        fn parts_are_no_more_than_the_whole(
+        fn all_parts_are_no_more_than_the_rest(
             (limit, in_ledger, replicas) in (1..2000_u64, 0..2000_u64, 1..6_u32),
             costs in prop::collection::vec((0..6_usize, 1..40_u64), 1..300),
         ) {
             let all: Vec<Counter> = (0..replicas).map(|_| Counter::default()).collect();
-            all.iter().for_each(|counter| counter.is_told(sums(0, in_ledger), 0));
+            all.iter().for_each(|counter| counter.ledger_shows(sums(0, in_ledger), 0));
             let (mut spent, mut dearest) = (in_ledger, 0);
             for (nth, cost) in costs {
                 let counter = &all[nth % all.len()];
@@ -322,8 +291,8 @@ mod tests {
             }
         }
 
-        /// However requests come and end, no more is spent than the budget and what those that were under way at once cost
-        /// beyond their reservations, and nothing is left reserved.
+        /// In any order of requests, the spend exceeds the budget by no more than the cost of the requests that were in progress at once. No
+        /// reservation is left in the end.
         #[test]
         fn never_overspent_by_more_than_is_under_way(
             limit in 1..1000_u64,
@@ -358,9 +327,9 @@ mod tests {
             for (limit, reserved, cost) in steps {
                 let _ = (counter.reserve(limit, reserved, 1), counter.reserve(limit, reserved, 3));
                 counter.settle(reserved, cost);
-                counter.is_stored(cost / 2);
+                counter.row_stored(cost / 2);
                 prop_assert!(counter.spent() <= MOST && counter.own().total <= MOST);
-                counter.is_told(sums(cost / 2, reserved / 2), counter.stored());
+                counter.ledger_shows(sums(cost / 2, reserved / 2), counter.stored());
                 prop_assert!(counter.spent() <= MOST && counter.own().total <= MOST);
             }
         }

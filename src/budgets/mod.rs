@@ -1,4 +1,4 @@
-//! What keys and groups have spent of their budgets: counters over the ledger's rows, which alone are the truth.
+//! The spend of keys and groups: counters of budgets, which follow the rows of the ledger.
 
 mod counter;
 mod windows;
@@ -6,16 +6,16 @@ mod windows;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
-pub use counter::{Counter, LedgerSums, Short};
+pub use counter::{BudgetRefusal, Counter, LedgerSums};
 pub use windows::Windows;
 
 use crate::domain::{
@@ -23,57 +23,78 @@ use crate::domain::{
     spending::{BudgetKey, Crossed, Span},
 };
 
-/// All counters of a process. One for all workers, and they live through reloads.
+/// The counters of all budgets. All workers share them, and a reload keeps them.
 #[derive(Debug, Default)]
 pub struct Spending {
     counters: Mutex<HashMap<BudgetKey, Arc<Counter>>>,
     exchange: Mutex<Exchange>,
     /// The latest end of a window whose counter was dropped, in milliseconds since 1970-01-01 UTC; 0 = none was.
     dropped: AtomicU64,
-    /// Whether the ledger can be read: it was when that was tried last.
+    /// Whether the last attempt to read the ledger succeeded.
     ledger: AtomicBool,
+    /// Wakes requests and threads that wait for the ledger to be read.
+    ledger_read: (Notify, Condvar),
     crossings: Mutex<Vec<mpsc::Sender<Crossed>>>,
 }
 
-/// A counter of a window that is over is kept for requests that began in it, this much longer.
+/// A counter is kept for a day after its window, in milliseconds: for requests that began in the window.
 const KEPT: u64 = 86_400_000;
 
-/// A request waits no longer than this for the ledger to be read, which happens every 200 ms where something is not known.
+/// A request waits no longer than this for the ledger, which is read every 200 ms while a counter is not usable.
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
 impl Spending {
-    /// The counter of a budget, made where it is missing. `since` = from when on this process counts by the budget, in
-    /// milliseconds since 1970-01-01 UTC.
+    /// The counter of a budget; makes it if it is missing. `since` = when this process began to use the budget, in milliseconds since
+    /// 1970-01-01 UTC.
     pub fn counter(&self, budget: BudgetKey, since: u64) -> Arc<Counter> {
         let mut counters = self.lock();
         let Span { from, to } = budget.span;
         Arc::clone(counters.entry(budget).or_insert_with(|| {
             let counter = Counter::default();
-            // What this process spends in a window that began later goes through this counter, and it is the first one.
+            // The window began later, so that this process has counted all of its spend in it, and no counter of it was dropped.
             if since < from && to > self.dropped.load(Ordering::Acquire) {
-                counter.begin_at_nothing();
+                counter.start_at_zero();
             }
             Arc::new(counter)
         }))
     }
 
-    /// Waits until the counter holds what the ledger says; whether it does. Nobody waits where the ledger cannot be read: then what is
-    /// known counts, as it does after a start without the database.
-    pub async fn is_read(&self, counter: &Counter) -> bool {
-        counter.counts()
-            || !self.ledger.load(Ordering::Acquire)
-            || timeout(READ_WITHIN, counter.until_it_counts()).await.is_ok()
-            || !self.ledger.load(Ordering::Acquire)
+    /// Waits until the counter is usable, for a second at most. Returns whether requests may rely on it. Without the ledger they rely on what is
+    /// known, and nobody waits.
+    pub async fn is_usable(&self, counter: &Counter) -> bool {
+        let is_usable = || counter.is_usable() || !self.ledger.load(Ordering::Acquire);
+        let wait = async {
+            loop {
+                let read = self.ledger_read.0.notified();
+                if is_usable() {
+                    return;
+                }
+                read.await;
+            }
+        };
+        is_usable() || timeout(READ_WITHIN, wait).await.is_ok()
     }
 
-    /// Whether the ledger could be read when that was tried last.
+    /// Blocks until the ledger was read for all of these counters, or `within` is over. Returns whether it was.
+    pub fn wait_until_read(&self, counters: &[(BudgetKey, Arc<Counter>)], within: Duration) -> bool {
+        let is_read = || counters.iter().all(|(_, counter)| counter.is_read());
+        let waited = self.ledger_read.1.wait_timeout_while(self.lock(), within, |_| !is_read());
+        drop(waited);
+        is_read()
+    }
+
+    /// The ledger was read, or could not be read.
     pub fn ledger_answers(&self, answers: bool) {
         self.ledger.store(answers, Ordering::Release);
+        self.ledger_read.0.notify_waiters();
+        // A thread that checks its counters holds the lock: it cannot miss this.
+        drop(self.lock());
+        self.ledger_read.1.notify_all();
     }
 
-    /// All counters. Those of windows that are long over at `now` are dropped.
+    /// All counters, without those of windows that ended more than a day before `now`.
     pub fn current(&self, now: u64) -> Vec<(BudgetKey, Arc<Counter>)> {
-        // Where the ledger cannot be read, a counter is all that is known of its window: the clock may have been wrong.
+        // Without the ledger the counter is the only knowledge of its window, and the clock may have been wrong.
         if self.ledger.load(Ordering::Acquire) {
             self.lock().retain(|budget, _| {
                 let is_over = budget.span.to.saturating_add(KEPT) <= now;
@@ -86,18 +107,18 @@ impl Spending {
         self.all()
     }
 
-    /// Every budget that reaches a threshold from now on is sent here, once for each window and threshold.
+    /// Receives every budget that reaches a threshold from now on, once for each window and threshold.
     pub fn subscribe(&self) -> mpsc::Receiver<Crossed> {
         let (sender, receiver) = mpsc::channel();
         self.crossings.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         receiver
     }
 
-    /// The budgets that have reached a threshold since this was asked last. They are sent to who [subscribed](Self::subscribe).
-    pub fn crossed(&self) -> Vec<Crossed> {
+    /// The budgets that reached a threshold since the last call. [Subscribers](Self::subscribe) receive them too.
+    pub fn take_crossed(&self) -> Vec<Crossed> {
         let mut all = Vec::new();
         for (budget, counter) in self.all() {
-            let of_it = counter.crossed().into_iter();
+            let of_it = counter.take_crossed().into_iter();
             all.extend(of_it.map(|(threshold, limit, spent)| Crossed {
                 budget: budget.clone(),
                 threshold,
@@ -107,7 +128,6 @@ impl Spending {
         }
         if !all.is_empty() {
             let mut listeners = self.crossings.lock().unwrap_or_else(PoisonError::into_inner);
-            // One that is gone hears nothing any more.
             listeners.retain(|listener| all.iter().all(|crossed| listener.send(crossed.clone()).is_ok()));
         }
         all
@@ -118,12 +138,12 @@ impl Spending {
         self.lock().iter().map(|(budget, counter)| (budget.clone(), Arc::clone(counter))).collect()
     }
 
-    /// How currencies are exchanged from now on.
+    /// Sets the exchange rate.
     pub fn exchange_by(&self, exchange: Exchange) {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = exchange;
     }
 
-    /// How currencies are exchanged.
+    /// The exchange rate.
     pub fn exchange(&self) -> Exchange {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,47 +176,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_counter_that_was_dropped_is_read_from_the_ledger_before_it_counts() {
+    async fn a_dropped_counter_is_read_from_the_ledger_before_requests_rely_on_it() {
         let spending = Spending::default();
-        // The budget was there when the window began.
+        // The window begins while the process has the budget.
         let since = 90 * DAY;
         let today = spending.counter(budget(100), since);
-        assert!(today.counts(), "nothing was spent in it yet");
-        today.is_told(sums(40), 0);
+        assert!(today.is_usable(), "nothing is spent in it yet");
+        today.ledger_shows(sums(40), 0);
         spending.ledger_answers(true);
         // The clock is set ahead.
         let then = spending.counter(budget(129), since);
-        assert!(then.counts() && spending.is_read(&then).await);
+        assert!(then.is_usable() && spending.is_usable(&then).await);
         assert_eq!(spending.current(129 * DAY + 10).len(), 1, "today's counter is dropped");
         // The clock is set back.
         let again = spending.counter(budget(100), since);
-        assert!(!again.counts(), "{again:?}");
-        let (read, ()) = tokio::join!(spending.is_read(&again), async {
+        assert!(!again.is_usable(), "{again:?}");
+        let (read, ()) = tokio::join!(spending.is_usable(&again), async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            again.is_told(sums(40), 0);
+            again.ledger_shows(sums(40), 0);
+            spending.ledger_answers(true);
         });
-        assert!(read && again.counts());
-        assert_eq!((again.spent(), again.reserve(40, 1, 1)), (40, Err(Short::Spent)));
-        // A ledger that does not say it in time refuses; without a ledger what is known counts, and nothing is dropped.
-        // One of a budget that came in the middle of its window.
+        assert!(read && again.is_usable());
+        assert_eq!((again.spent(), again.reserve(40, 1, 1)), (40, Err(BudgetRefusal::Spent)));
+        // A budget that came in the middle of its window: requests wait for a second. Without the ledger nobody waits, and no counter is
+        // dropped.
         let slow = spending.counter(budget(110), 110 * DAY + 5);
         let began = tokio::time::Instant::now();
-        assert!(!spending.is_read(&slow).await && began.elapsed() == READ_WITHIN);
+        assert!(!spending.is_usable(&slow).await && began.elapsed() == READ_WITHIN);
         spending.ledger_answers(false);
-        assert!(spending.is_read(&slow).await);
+        assert!(spending.is_usable(&slow).await);
         assert_eq!(spending.current(200 * DAY).len(), 3);
     }
 
     #[test]
-    fn each_threshold_is_told_once_in_a_window() {
+    fn a_window_has_one_warning_for_each_threshold() {
         let spending = Spending::default();
         let heard = spending.subscribe();
         drop(spending.subscribe());
         let counter = spending.counter(budget(1), 0);
-        counter.watch(100, &[UNIT / 10 * 8, UNIT, UNIT / 2]);
+        counter.set_thresholds(100, &[UNIT / 10 * 8, UNIT, UNIT / 2]);
         let percents = |spent: u64| {
             counter.settle(0, spent);
-            let crossed = spending.crossed();
+            let crossed = spending.take_crossed();
             crossed.iter().map(|crossed| (crossed.threshold / (UNIT / 100), crossed.spent)).collect::<Vec<_>>()
         };
         assert_eq!(percents(49), []);
@@ -208,38 +229,38 @@ mod tests {
             heard.try_iter().map(|crossed| crossed.threshold).collect::<Vec<_>>(),
             [UNIT / 2, UNIT / 10 * 8, UNIT]
         );
-        // Another window, and one whose warnings a process before this one told.
+        // The next window, of which an earlier process has given a warning.
         let next = spending.counter(budget(2), 0);
-        next.watch(100, &[UNIT / 10 * 8, UNIT]);
-        next.was_warned(UNIT / 10 * 8);
+        next.set_thresholds(100, &[UNIT / 10 * 8, UNIT]);
+        next.restore(0, 0, UNIT / 10 * 8);
         next.settle(0, 100);
-        assert_eq!(spending.crossed().len(), 1);
+        assert_eq!(spending.take_crossed().len(), 1);
         assert_eq!(next.warned(), UNIT);
         // The budget grew, and shrank again.
-        next.watch(1000, &[UNIT / 10 * 8, UNIT]);
-        next.watch(10, &[UNIT / 10 * 8, UNIT]);
-        assert_eq!(spending.crossed(), []);
+        next.set_thresholds(1000, &[UNIT / 10 * 8, UNIT]);
+        next.set_thresholds(10, &[UNIT / 10 * 8, UNIT]);
+        assert_eq!(spending.take_crossed(), []);
     }
 
     proptest! {
-        /// Whatever is spent in which steps: a threshold is told when it is reached, never before, and once.
+        /// Whatever the steps of the spend are: a threshold is reported when it is reached, never before, and once.
         #[test]
-        fn thresholds_are_told_exactly_once(limit in 1..10_000_u64, parts in prop::collection::vec(1..=UNIT, 0..5), steps in prop::collection::vec(0..5_000_u64, 1..20)) {
+        fn thresholds_are_reported_exactly_once(limit in 1..10_000_u64, parts in prop::collection::vec(1..=UNIT, 0..5), steps in prop::collection::vec(0..5_000_u64, 1..20)) {
             let spending = Spending::default();
             let counter = spending.counter(budget(1), 0);
-            counter.watch(limit, &parts);
-            let (mut told, mut spent) = (Vec::new(), 0);
+            counter.set_thresholds(limit, &parts);
+            let (mut reported, mut spent) = (Vec::new(), 0);
             for step in steps {
                 counter.settle(0, step);
                 spent += step;
-                for crossed in spending.crossed() {
+                for crossed in spending.take_crossed() {
                     prop_assert!(u128::from(crossed.spent) * u128::from(UNIT) >= u128::from(crossed.threshold) * u128::from(limit));
-                    told.push(crossed.threshold);
+                    reported.push(crossed.threshold);
                 }
                 let mut due: Vec<u64> =
                     parts.iter().copied().filter(|part| u128::from(spent) * u128::from(UNIT) >= u128::from(*part) * u128::from(limit)).collect();
                 due.sort_unstable();
-                prop_assert_eq!(&due, &told);
+                prop_assert_eq!(&due, &reported);
             }
         }
     }

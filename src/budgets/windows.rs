@@ -13,12 +13,12 @@ use crate::domain::{
 #[derive(Debug)]
 pub struct Windows {
     zone: TimeZone,
-    /// The windows that were asked for last: most requests fall into them. A day, a week, and a month by the day on which it begins.
+    /// The windows that were used last: a day, a week, and a month for each day on which a month may begin. Most requests are in them.
     last: Mutex<[Span; 2 + LAST_START as usize]>,
 }
 
 impl Windows {
-    /// In this time zone.
+    /// Windows in this time zone.
     pub fn new(zone: TimeZone) -> Self {
         Self { zone, last: Mutex::new([Span::default(); 2 + LAST_START as usize]) }
     }
@@ -34,7 +34,7 @@ impl Windows {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(span) = last.get_mut(place) else { return Span::default() };
         if !(span.from..span.to).contains(&now) {
-            // A clock beyond the year 9999 has one window for all.
+            // Beyond the year 9999 there is one window.
             *span = self.look_up(window, starts_on, now).unwrap_or(Span { from: 0, to: u64::MAX });
         }
         *span
@@ -59,7 +59,7 @@ impl Windows {
         Some(Span { from: self.begins(first)?, to: self.begins(next)? })
     }
 
-    /// The first moment of a day: midnight, or the next one that there is. East of Greenwich, time begins within a day.
+    /// The first moment of a day: midnight, or the first moment after it that exists. East of Greenwich, 1970 UTC begins within a day.
     fn begins(&self, day: Date) -> Option<u64> {
         let midnight = day.to_zoned(self.zone.clone()).ok()?;
         u64::try_from(midnight.timestamp().as_millisecond().max(0)).ok()
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_is_where_the_operator_is() {
+    fn a_day_begins_at_midnight_of_the_time_zone() {
         let windows = Windows::new(TimeZone::get("Asia/Shanghai").unwrap());
         let span = windows.at(Window::Day, 1, at("2026-11-23T15:59:59Z"));
         assert_eq!(span, Span { from: at("2026-11-22T16:00:00Z"), to: at("2026-11-23T16:00:00Z") });
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn weeks_begin_on_monday_and_months_where_they_are_told_to() {
+    fn weeks_begin_on_monday_and_months_on_the_configured_day() {
         let windows = Windows::new(TimeZone::get("Asia/Shanghai").unwrap());
         // 2026-11-30 is a Monday; in Shanghai it begins at 16:00 UTC of the day before.
         let week = Span { from: at("2026-11-29T16:00:00Z"), to: at("2026-12-06T16:00:00Z") };

@@ -17,7 +17,7 @@ use crate::{
     app::telemetry,
     auth,
     config::{self, Config, Listen, LogFormat, Source},
-    domain::chance::Chance,
+    domain::random::RandomBytes,
     simulator::Personality,
 };
 
@@ -34,7 +34,7 @@ pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitC
         Ok(simulator) => simulator,
         Err(error) => return output::fail(format_args!("the simulated providers cannot be started: {error}")),
     };
-    let key = match auth::make_key(Chance::system()) {
+    let key = match auth::make_key(RandomBytes::system()) {
         Ok(key) => key,
         Err(error) => return output::fail(error),
     };

@@ -26,9 +26,9 @@ use crate::{
     auth,
     config::{ConfigPart, PartialConfig, Source},
     domain::{
-        chance::Chance,
         clock::Clock,
         key::{KeySettings, MAX_NAME_BYTES, RotatedSecret, StoredKey},
+        random::RandomBytes,
     },
     store::{
         files,
@@ -168,7 +168,7 @@ impl KeyStore {
         let done = loop {
             match store.run(command).await {
                 Ok(text) => break Ok(text),
-                Err(CommandError::Told(why)) => break Err(why),
+                Err(CommandError::Message(why)) => break Err(why),
                 // A retry is wrong if another process changed the same key.
                 Err(CommandError::Raced) => match store.read_again(command.name()).await {
                     Ok(same) if same && tries.next().is_some() => {}
@@ -187,7 +187,7 @@ impl KeyStore {
     /// Asks for confirmation before a key is deleted, which cannot be undone.
     fn confirm_delete(&self, name: &str) -> Result<(), String> {
         self.stored(name).map_err(|failed| match failed {
-            CommandError::Told(why) => why,
+            CommandError::Message(why) => why,
             CommandError::Raced => KeyError::Raced.to_string(),
         })?;
         match output::confirm(&format!("Delete the key {name} permanently? Its clients then get 401.")) {
@@ -290,14 +290,14 @@ impl KeyStore {
     }
 
     async fn change(&mut self, change: KeyChange<'_>) -> Result<(), CommandError> {
-        let id = Chance::system().bytes::<16>().map_err(|error| error.to_string())?;
+        let id = RandomBytes::system().bytes::<16>().map_err(|error| error.to_string())?;
         // Ids sort by time. Ids of the same millisecond sort at random.
         let id = format!("{:016x}{}", time::millis(self.now), HEXLOWER.encode(&id));
         let name = actor();
         let author = ChangeAuthor { id: &id, name: &name, time_ms: time::millis(self.now) };
         self.database.change_key(&self.revision, change, author).await.map_err(|error| match error {
             KeyError::Raced => CommandError::Raced,
-            error => CommandError::Told(error.to_string()),
+            error => CommandError::Message(error.to_string()),
         })
     }
 
@@ -335,12 +335,12 @@ impl KeyStore {
 }
 
 fn unknown(name: &str) -> CommandError {
-    CommandError::Told(format!("no key has the name {name}; `tidegate keys list` shows all keys"))
+    CommandError::Message(format!("no key has the name {name}; `tidegate keys list` shows all keys"))
 }
 
 /// Creates a secret. Returns the secret, its prefix and its hash.
 fn fresh() -> Result<(String, String, String), CommandError> {
-    let secret = auth::make_key(Chance::system()).map_err(|error| error.to_string())?;
+    let secret = auth::make_key(RandomBytes::system()).map_err(|error| error.to_string())?;
     let secret = secret.expose_secret().to_owned();
     let (prefix, sha256) = (auth::prefix(&secret).to_owned(), HEXLOWER.encode(&auth::digest(secret.as_bytes())));
     Ok((secret, prefix, sha256))

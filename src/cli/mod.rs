@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod demo;
 mod explain;
+mod gateway;
 mod healthcheck;
 mod keys;
 mod output;

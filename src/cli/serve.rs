@@ -14,9 +14,9 @@ use super::{
     signals::{EndSignals, Signal, Signals},
 };
 use crate::{
-    app::{self, Handle, ReloadSource, Running, StartContext, telemetry},
+    app::{self, AlertTimes, Handle, ReloadSource, Running, StartContext, telemetry},
     config::{Config, EXIT_CONFIG, Loaded, Source},
-    domain::{chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::journal::{self, SystemDisk},
 };
 
@@ -42,7 +42,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
     }
     let source = source.clone();
     let origin =
-        ReloadSource { source, reads, env: |name| std::env::var_os(name), look_every: ReloadSource::LOOK_EVERY };
+        ReloadSource { source, reads, env: |name| std::env::var_os(name), look_interval: ReloadSource::LOOK_EVERY };
     let (running, ending) = match start(config, Some(origin)) {
         Ok(started) => started,
         Err(code) => return code,
@@ -62,9 +62,10 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
     let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
     let world = StartContext {
         clock: Clock::system(),
-        chance: Chance::system(),
+        random_bytes: RandomBytes::system(),
         disk: &SystemDisk,
         terminal: io::stdout().is_terminal(),
+        alert_times: AlertTimes::default(),
     };
     let running = app::start(config, origin, world).map_err(output::fail)?;
     if let Some(hangup) = hangup {
@@ -103,7 +104,7 @@ pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
         }
     });
     let _ = joining.join();
-    let whole = !handle.was_cut();
+    let whole = !handle.cut_requests();
     tracing::info!(whole, "ended");
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_long_away_or_a_day() {
+    fn a_time_argument_is_a_duration_or_a_date() {
         let away = |seconds| Ok(TimeArgument::Away(Duration::from_secs(seconds)));
         for (text, length) in [("7d", away(604_800)), ("12h", away(43_200)), ("30m", away(1800)), ("0s", away(0))] {
             assert_eq!(moment(text), length, "{text}");

@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct UsageOptions {
     /// Print one line for each of these.
     #[arg(long, value_enum, default_value = "key")]
-    by: Sums,
+    by: GroupArgument,
     /// Start of the period: a time ago (`7d`, `12h`, `30m`), or a day (`2026-11-01`). Without this option, the period starts
     /// with the ledger.
     #[arg(long, value_name = "TIME", value_parser = time::moment)]
@@ -57,7 +57,7 @@ pub(super) struct UsageOptions {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Sums {
+enum GroupArgument {
     Key,
     Group,
     Model,
@@ -75,17 +75,17 @@ fn zone(name: &str) -> Result<TimeZone, String> {
         .map_err(|_| format!("no time zone is called {name:?}: write an IANA name, such as Asia/Shanghai"))
 }
 
-impl From<Sums> for GroupBy {
-    fn from(by: Sums) -> Self {
+impl From<GroupArgument> for GroupBy {
+    fn from(by: GroupArgument) -> Self {
         match by {
-            Sums::Key => Self::Key,
-            Sums::Group => Self::Group,
-            Sums::Model => Self::Model,
-            Sums::Upstream => Self::Upstream,
-            Sums::Endpoint => Self::Endpoint,
-            Sums::Day => Self::Day,
-            Sums::Week => Self::Week,
-            Sums::Month => Self::Month,
+            GroupArgument::Key => Self::Key,
+            GroupArgument::Group => Self::Group,
+            GroupArgument::Model => Self::Model,
+            GroupArgument::Upstream => Self::Upstream,
+            GroupArgument::Endpoint => Self::Endpoint,
+            GroupArgument::Day => Self::Day,
+            GroupArgument::Week => Self::Week,
+            GroupArgument::Month => Self::Month,
         }
     }
 }
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_says_the_same() {
+    fn every_output_format_has_the_same_content() {
         let name = Some("a,\"b\"\u{1b}".into());
         let total = UsageTotal {
             name,

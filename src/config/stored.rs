@@ -5,7 +5,7 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
 use super::{
-    check::network,
+    check::{NO_MONTH, network},
     nearest::nearest,
     types::{Config, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, OnClientGone},
 };
@@ -79,7 +79,16 @@ impl Config {
 
     /// Returns the faults of a key that an operator wants to store.
     pub fn faults_of(&self, stored: &StoredKey) -> Vec<String> {
-        let mut faults = self.take(stored).faults;
+        let StoredKeyConfig { key, mut faults, unusable: _ } = self.take(stored);
+        if let (Some(_), Some(key)) = (stored.settings.starts_on, key)
+            && !key
+                .budgets
+                .iter()
+                .chain(key.limits_by_model.iter().flat_map(|limits| &limits.budgets))
+                .any(Budget::is_monthly)
+        {
+            faults.push(format!("`starts_on` needs a budget by the month: {NO_MONTH}"));
+        }
         let limits = stored.settings.limits.iter().filter_map(|text| text.split_whitespace().next());
         for pattern in stored.settings.models.iter().flatten().map(String::as_str).chain(limits) {
             if !self.could_be_asked(pattern) {

@@ -1,12 +1,5 @@
 //! Alerts that Tidegate sends to the operator through a webhook.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
-
-use tokio::sync::mpsc;
-
 /// Kind of an alert. The names are fixed: field `event` of the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AlertEvent {
@@ -79,39 +72,4 @@ pub struct Raised {
     pub time_ms: u64,
     /// The alert.
     pub alert: Alert,
-}
-
-/// Counters of the delivery of alerts.
-#[derive(Debug, Default)]
-pub struct AlertDeliveryStatus {
-    /// Alerts that the receiver accepted.
-    pub sent: AtomicU64,
-    /// Failed deliveries of an alert, each of which may be repeated.
-    pub failed: AtomicU64,
-    /// Alerts that were not delivered: the queue was full, or the receiver failed for too long.
-    pub dropped: AtomicU64,
-}
-
-/// Queue for alerts. Raising an alert never waits.
-#[derive(Clone, Debug)]
-pub struct Alerts {
-    queue: mpsc::Sender<Raised>,
-    status: Arc<AlertDeliveryStatus>,
-}
-
-impl Alerts {
-    /// A queue for at most `size` alerts, and the receiver from which the alerts are delivered.
-    pub fn new(size: usize, status: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Raised>) {
-        let (queue, raised) = mpsc::channel(size);
-        (Self { queue, status }, raised)
-    }
-
-    /// Puts an alert into the queue. If the queue is full, counts the alert as dropped. Returns whether the alert is in the queue.
-    pub fn raise(&self, raised: Raised) -> bool {
-        let is_queued = self.queue.try_send(raised).is_ok();
-        if !is_queued {
-            self.status.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        is_queued
-    }
 }

@@ -1,7 +1,5 @@
 //! Client keys as the store keeps them. The store holds the hash of a key, never the key itself.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
-
 use serde::{Deserialize, Serialize};
 
 /// The longest name of a key, a group or an upstream, in bytes. Operators search ledger rows by these names, and a ledger row
@@ -85,24 +83,4 @@ pub struct KeySettings {
     /// Whether this is the key of the first start, which works only while the store has no other key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub interim: bool,
-}
-
-/// Status of the keys in the store. The reader of the store writes these values; metrics and `/readyz` show them.
-#[derive(Debug)]
-pub struct StoredKeysStatus {
-    /// The keys were never read, so Tidegate cannot tell an unknown key from a key of the store.
-    pub unread: AtomicBool,
-    /// The last read of the keys failed. The keys that were read last stay active.
-    pub fails: AtomicBool,
-    /// Revision of the keys: grows by every change.
-    pub revision: AtomicU64,
-    /// Number of keys in the store.
-    pub stored: AtomicU64,
-}
-
-impl Default for StoredKeysStatus {
-    fn default() -> Self {
-        let (fails, revision, stored) = (AtomicBool::default(), AtomicU64::default(), AtomicU64::default());
-        Self { unread: AtomicBool::new(true), fails, revision, stored }
-    }
 }

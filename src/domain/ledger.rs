@@ -1,10 +1,10 @@
-//! The ledger row of a request, what the request is charged, and the status of the ledger.
+//! The ledger row of a request, and what the request is charged.
 
-mod status;
+mod poll_outcome;
 
 use std::borrow::Cow;
 
-pub use status::{LedgerStatus, PollOutcome};
+pub use poll_outcome::PollOutcome;
 
 use super::{
     endpoint::{AnswerShape, Endpoint},

@@ -2,10 +2,9 @@
 
 pub mod affinity;
 pub mod alert;
-pub mod budget;
-pub mod chance;
 pub mod clock;
 pub mod endpoint;
+pub mod health_state;
 pub mod id;
 pub mod key;
 pub mod ledger;
@@ -15,7 +14,6 @@ pub mod origin;
 pub mod outcome;
 pub mod price;
 pub mod problem;
-pub mod sharing;
+pub mod random;
 pub mod spending;
-pub mod standing;
 pub mod usage;

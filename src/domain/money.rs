@@ -173,6 +173,11 @@ impl Budget {
     pub fn starting_on(self, day: u8) -> Self {
         Self { starts_on: if self.window == Window::Month { day.clamp(1, LAST_START) } else { 1 }, ..self }
     }
+
+    /// Whether the budget is for a month.
+    pub fn is_monthly(&self) -> bool {
+        self.window == Window::Month
+    }
 }
 
 impl fmt::Display for Budget {

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::chance;
+use super::random;
 
 /// Kind of object that a reference names. Stores keep the numbers for 30 days: never use the number of one kind for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,8 +120,8 @@ impl Owner {
     pub fn new(key: &str, group: Option<&str>) -> Self {
         // `max(1)`: 0 means that the key has no group.
         Self {
-            key: chance::seed(&["key", key]),
-            group: group.map_or(0, |group| chance::seed(&["group", group]).max(1)),
+            key: random::seed(&["key", key]),
+            group: group.map_or(0, |group| random::seed(&["group", group]).max(1)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Whose budgets there are, and what is said of them.
+//! Names of budgets, and their spend as replicas tell it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::{
     money::{Currency, Window},
 };
 
-/// Whose budget or limit it is. The names are fixed: metric label, messages.
+/// The owner of a budget or limit. The names are fixed: metric label, messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Spender {
     /// A key.
@@ -38,48 +38,48 @@ pub struct Span {
 /// Names a budget in one of its windows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BudgetKey {
-    /// Whose.
+    /// The owner.
     pub spender: Spender,
     /// The name of that key or group.
     pub name: Arc<str>,
-    /// The models that it is for; none = all.
+    /// The models of the budget; none = all.
     pub model: Option<ModelPattern>,
-    /// Of the budget.
+    /// The currency of the budget.
     pub currency: Currency,
-    /// Of the budget.
+    /// The kind of window of the budget.
     pub window: Window,
-    /// Which day, week or month.
+    /// The day, week or month.
     pub span: Span,
 }
 
-/// What a data folder spent of a budget in all, also by processes before this one, in nano-units.
+/// The spend of a data folder, with that of earlier processes, in nano-units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnSpend {
     /// The amount.
     pub total: u64,
-    /// When the ledger was read that this is based on, in milliseconds since 1970-01-01 UTC; 0 = never. A later reading replaces an
-    /// earlier one, even where the amount is less: a row may cost less after all.
+    /// When the ledger was read for it, in milliseconds since 1970-01-01 UTC; 0 = never. A later reading replaces an earlier one, even if
+    /// the amount is lower: a row may cost less in the end.
     pub read_at: u64,
 }
 
-/// What other data folders spent of a budget, as the ledger says.
+/// The spend of other data folders in the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteSpend {
-    /// When the ledger was read that said so first, in milliseconds since 1970-01-01 UTC; 0 = never.
+    /// When the ledger first showed this spend, in milliseconds since 1970-01-01 UTC; 0 = never.
     pub read_at: u64,
-    /// The name of each data folder, and its nano-units.
+    /// The name of each data folder, and its spend in nano-units.
     pub by_origin: Arc<[(Arc<str>, u64)]>,
 }
 
-/// A budget has reached a threshold of `warn_at`: told once for each window and threshold.
+/// A budget reached a threshold of `warn_at`: reported once for each window and threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crossed {
-    /// Which budget, in which window.
+    /// The budget and its window.
     pub budget: BudgetKey,
     /// The threshold, in billionths of the budget.
     pub threshold: u64,
     /// The budget, in nano-units of its currency.
     pub limit: u64,
-    /// What was spent, in the same.
+    /// The spend, in nano-units.
     pub spent: u64,
 }

@@ -40,7 +40,7 @@ pub struct Usage {
     /// The service tier that the answer names.
     pub tier: Option<ServiceTier>,
     /// The cost that the provider reported (`usage.cost`), in nano-units of the provider's currency.
-    pub told_cost: Option<u64>,
+    pub reported_cost: Option<u64>,
 }
 
 /// Service tier of an answer (`service_tier`). `auto` and `default` have the standard price, and are read as `None`.
@@ -87,14 +87,14 @@ impl Usage {
             self.image_tool_output,
             self.web_searches,
             self.audio_ms,
-            self.told_cost,
+            self.reported_cost,
         ];
         counts.into_iter().flatten().all(|count| count == 0)
     }
 
     /// Whether no count was reported. A tier and a cost alone are no counts.
     pub fn is_empty(&self) -> bool {
-        Self { tier: None, told_cost: None, ..*self } == Self::default()
+        Self { tier: None, reported_cost: None, ..*self } == Self::default()
     }
 }
 

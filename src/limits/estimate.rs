@@ -1,4 +1,4 @@
-//! What a request will use, before anybody knows: from what the last ones of its key and model did.
+//! Estimates the usage of a request from the recent requests of its key and model.
 
 use std::{
     collections::HashMap,
@@ -10,59 +10,58 @@ use std::{
 
 use crate::domain::usage::{Habit, Lesson, PACE, THOUGHT, UsageEstimate};
 
-/// Output tokens of a model that was never seen. Never the request's own `max_output_tokens`: clients write down what they
-/// could bear, not what they expect.
+/// The estimated output tokens of an unknown model. `max_output_tokens` of the request does not count: clients write an upper bound there, and
+/// not what they expect.
 const OUTPUT: f64 = 2000.0;
 
-/// Bytes of a request for one token of its input: what English in JSON comes to. Images move it for their model.
+/// Bytes of a request for one input token: that of English in JSON. A model that gets images learns another value.
 const BYTES: f64 = 4.0;
 
-/// Bytes of an encoded file in a request for one token of its input, at least. An image of 1 MB is some 1,500 tokens.
+/// Bytes of an encoded file for one input token, at least. An image of 1 MB has some 1,500 tokens.
 const FILE_BYTES: u64 = 1024;
 
-/// Requests under so many bytes and tokens do not tell what a byte is: most of their input is what every request has.
+/// Smaller requests, in bytes and in tokens, do not show the bytes of a token: most of their input is in every request.
 const TELLING: u64 = 256;
 
-/// The least output that is expected, however little the last requests had: whoever asks for small answers for a while shall not
-/// get a large one reserved as next to nothing.
+/// The lowest estimate of the output. After many small answers, a large answer must not have a reservation of almost nothing.
 const LEAST_OUTPUT: u64 = 256;
 
-/// How large the body of a request is.
+/// The size of a request body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
-    /// Bytes in all.
+    /// All bytes.
     pub bytes: u64,
-    /// Those that are of encoded files.
+    /// Bytes of encoded files.
     pub encoded: u64,
 }
 
 impl Size {
-    /// The least input that a request of this size has.
+    /// The lowest input of a request of this size.
     fn least(self) -> u64 {
         self.bytes.saturating_sub(self.encoded) / BYTES as u64 + self.encoded / FILE_BYTES
     }
 }
 
-/// The newest request counts this much.
+/// The weight of the newest request.
 const SHARE: f64 = 0.1;
 
-/// One request counts as so many times what was expected, at most: that it was odd shall not be paid for by the next ones. What
-/// is usual from now on is followed within some ten requests all the same.
+/// One request counts as this many times the estimate, at most: one unusual request shall not change the estimates of the next ones much. A
+/// lasting change is followed within some ten requests.
 const LEAP: f64 = 8.0;
 
 /// Keys in each of the two generations of a model: some 100 bytes each.
 const KEYS: usize = 4096;
 
-/// Keys that the prior of a new key is made of, at most.
+/// The prior of a new key is computed from this many keys, at most.
 const VOTERS: usize = 254;
 
-/// What the requests of one model used, key by key.
+/// The estimators of one model, one for each key.
 ///
-/// Keys learn apart: the long answers of one key shall not make the requests of another look too large for its limits.
+/// Keys learn separately: the long answers of one key must not make the requests of another look too large for its limits.
 #[derive(Debug, Default)]
 pub(super) struct EstimatorsOfModel(RwLock<Generations>);
 
-/// Two generations bound the memory: keys that are not in use are forgotten when the younger one is full.
+/// Two generations bound the memory. When the younger one is full, keys that were not used for a while are forgotten.
 #[derive(Debug, Default)]
 struct Generations {
     young: HashMap<u64, Arc<UsageEstimator>>,
@@ -70,7 +69,7 @@ struct Generations {
 }
 
 impl EstimatorsOfModel {
-    /// That of the key with this number, which begins with the prior where it is new.
+    /// The estimator of the key with this number. A new key begins with the prior.
     pub(super) fn of_key(&self, key: u64) -> Arc<UsageEstimator> {
         if let Some(mean) = self.0.read().unwrap_or_else(PoisonError::into_inner).young.get(&key) {
             return Arc::clone(mean);
@@ -81,7 +80,7 @@ impl EstimatorsOfModel {
 
 impl Generations {
     fn renewed(&mut self, key: u64) -> Arc<UsageEstimator> {
-        // Another worker may have been faster.
+        // Another worker may have made it meanwhile.
         if let Some(mean) = self.young.get(&key) {
             return Arc::clone(mean);
         }
@@ -93,9 +92,8 @@ impl Generations {
         mean
     }
 
-    /// What is expected of a key that was never seen: the median over all keys, each of which counts once, beside what is
-    /// expected of a model that was never seen. So one key alone never moves it. It is never above the latter: a new key
-    /// shall not pay for what others use.
+    /// The prior of a new key: the median over all keys and the values of an unknown model, each counted once. So one key alone never changes
+    /// it. The prior is never above the values of an unknown model: a new key shall not pay for the usage of others.
     fn prior(&self) -> UsageEstimator {
         let voters: Vec<&Arc<UsageEstimator>> = self.young.values().chain(self.old.values()).take(VOTERS).collect();
         let median = |of: fn(&UsageEstimator) -> &AtomicU64, usual: f64, place: usize| {
@@ -103,10 +101,10 @@ impl Generations {
             all.sort_unstable_by(f64::total_cmp);
             all.get(place).copied().unwrap_or(usual)
         };
-        // Of an even number the one in the middle that expects more.
+        // Of two values in the middle, the one with the higher estimate.
         let output = median(|mean| &mean.output, OUTPUT, voters.len().div_ceil(2)).min(OUTPUT);
         let bytes = median(|mean| &mean.bytes, BYTES, voters.len() / 2).max(BYTES);
-        // Of those that know.
+        // The median of the keys that know the value.
         let known = |of: fn(&UsageEstimator) -> &AtomicU64| {
             let mut all: Vec<f64> = voters.iter().map(|mean| get(of(mean))).filter(|mean| *mean >= 0.0).collect();
             all.sort_unstable_by(f64::total_cmp);
@@ -122,7 +120,7 @@ impl Generations {
     }
 }
 
-/// Moving averages of one key and model. Two workers that add at the same moment may lose one of the two.
+/// Moving averages of one key and model. If two workers add at the same moment, one of the two values may be lost.
 #[derive(Debug)]
 pub(super) struct UsageEstimator {
     /// Bits of floats.
@@ -146,21 +144,21 @@ impl Default for UsageEstimator {
 }
 
 impl UsageEstimator {
-    /// What a request with a body of this size will use.
+    /// The estimated usage of a request with a body of this size.
     pub(super) fn estimate(&self, body: Size) -> UsageEstimate {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
         let output = get(&self.output).ceil() as u64;
         UsageEstimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
     }
 
-    /// What answers had of late.
+    /// The recent answers.
     pub(super) fn habit(&self) -> Habit {
         let known = |mean| Some(get(mean)).filter(|mean| *mean >= 0.0).map(|mean| mean.ceil() as u64);
         let (hidden, thought, pace) = (known(&self.hidden), known(&self.thought), known(&self.pace));
         Habit { hidden: hidden.unwrap_or_default(), thought, pace }
     }
 
-    /// What one answer had.
+    /// Learns from one answer.
     pub(super) fn learn_habit(&self, Lesson { thinks, hidden, pace }: Lesson) {
         begin_or_add(if thinks { &self.thought } else { &self.hidden }, hidden as f64, THOUGHT as f64);
         if let Some(pace) = pace {
@@ -168,7 +166,7 @@ impl UsageEstimator {
         }
     }
 
-    /// What one used.
+    /// Learns from the usage of one request.
     pub(super) fn learn(&self, body: u64, input: Option<u64>, output: Option<u64>) {
         if let Some(output) = output {
             add(&self.output, output as f64, OUTPUT);
@@ -183,7 +181,7 @@ fn get(mean: &AtomicU64) -> f64 {
     f64::from_bits(mean.load(Ordering::Relaxed))
 }
 
-/// The first one is all that is known.
+/// The first value is the average.
 fn begin_or_add(mean: &AtomicU64, newest: f64, usual: f64) {
     if get(mean) < 0.0 {
         return mean.store(newest.min(usual * LEAP).to_bits(), Ordering::Relaxed);
@@ -201,7 +199,7 @@ fn add(mean: &AtomicU64, newest: f64, usual: f64) {
 mod tests {
     use super::*;
 
-    /// A body of which all is an encoded file: its size alone says little.
+    /// A body that consists of an encoded file: its size alone says little.
     fn file(bytes: u64) -> Size {
         Size { bytes, encoded: bytes }
     }
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn it_begins_high_and_follows() {
+    fn the_estimate_begins_high_and_follows_the_usage() {
         let mean = UsageEstimator::default();
         assert_eq!(mean.estimate(text(400)).total(), 2100);
         for _ in 0..100 {
@@ -219,19 +217,19 @@ mod tests {
         }
         let tokens = mean.estimate(text(1000)).total();
         assert!((1000..1010).contains(&tokens), "{tokens}");
-        // What a provider does not tell changes nothing, and nothing is divided by zero.
+        // Unknown values change nothing, and nothing is divided by zero.
         mean.learn(1000, Some(0), None);
         mean.learn(1000, None, None);
         assert_eq!(mean.estimate(text(1000)).total(), tokens);
     }
 
     #[test]
-    fn tiny_requests_do_not_make_the_next_one_next_to_nothing() {
+    fn tiny_requests_do_not_lower_the_next_estimate_to_almost_nothing() {
         let mean = UsageEstimator::default();
         for _ in 0..500 {
             // 300 bytes around a single word.
             mean.learn(300, Some(3), Some(1));
-            // And the other way: 8 tokens that are none of the client's.
+            // And 8 tokens that are not in the body.
             mean.learn(17, Some(8), Some(1));
         }
         assert_eq!(mean.estimate(text(400_000)), UsageEstimate { input: 100_000, output: LEAST_OUTPUT });
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_pass_as_text_is_learned_apart_from_what_does() {
+    fn hidden_output_is_learned_separately_from_text() {
         let lesson = |thinks, hidden, pace| Lesson { thinks, hidden, pace };
         let model = EstimatorsOfModel::default();
         assert_eq!(model.of_key(1).habit(), Habit::default());
@@ -250,7 +248,7 @@ mod tests {
             model.of_key(1).learn_habit(lesson(false, 0, None));
         }
         assert_eq!(model.of_key(1).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
-        // A new key begins with what others know, and one odd count does not carry it away.
+        // A new key begins with what others learned, and one unusual request changes little.
         assert_eq!(model.of_key(2).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
         model.of_key(3).learn_habit(lesson(true, 100_000_000, None));
         assert!(
@@ -266,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_count_does_not_carry_it_away() {
+    fn one_unusual_request_changes_little() {
         let mean = UsageEstimator::default();
         mean.learn(1000, Some(250), Some(u64::MAX));
         assert!(mean.estimate(file(0)).output <= 4000, "{:?}", mean.estimate(file(0)));
         mean.learn(100_000_000, Some(1), None);
         assert!(mean.estimate(file(4000)).input >= 500, "{:?}", mean.estimate(file(4000)));
-        // What is usual from now on is followed all the same.
+        // A lasting change is followed.
         for _ in 0..60 {
             mean.learn(1_000_000, Some(1000), Some(60_000));
         }
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_learn_apart_and_one_alone_tells_others_nothing() {
+    fn keys_learn_separately_and_one_key_does_not_change_the_prior() {
         let model = EstimatorsOfModel::default();
         for (output, bytes) in [(60_000, 10), (1000, 1_000_000)] {
             let key = output;
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_is_expected_to_be_like_most_and_never_to_use_more_than_one_of_a_new_model() {
+    fn a_new_key_begins_like_most_keys_and_never_above_an_unknown_model() {
         let estimate = |outputs: &[u64]| {
             let model = EstimatorsOfModel::default();
             for (key, output) in (0..).zip(outputs) {
@@ -321,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_in_use_are_kept_and_the_others_do_not_pile_up() {
+    fn keys_in_use_are_kept_and_others_are_forgotten() {
         let model = EstimatorsOfModel::default();
         for _ in 0..60 {
             model.of_key(7).learn(0, None, Some(10));

@@ -1,13 +1,13 @@
-//! The arithmetic of a rate limit: GCRA with a cost that may vary and be corrected.
+//! The arithmetic of a rate limit: GCRA, with costs that vary and are corrected later.
 //!
-//! The whole state is one number, the moment at which nothing will be used any more. Every admission moves it by what its
-//! cost takes to come back; it may lie a minute ahead at most. Pure: whoever keeps the number, in memory or in Redis, comes to
-//! the same result. Times are whole microseconds, as Redis counts in floats, which hold those since 1970 exactly.
+//! The state is one number: the moment at which the whole limit is free again. Each admission moves this moment by the time in which its cost
+//! becomes free. The moment may be a minute ahead at most. The functions are pure, so that memory and Redis come to the same result. Times are
+//! whole microseconds: Redis counts in doubles, and they are exact for microseconds since 1970.
 
-/// Microseconds in what all rates are counted by. A whole minute's worth may come at once.
+/// Microseconds of a minute. All rates are per minute, and a whole minute's worth may be used at once.
 pub(super) const MINUTE: u64 = 60_000_000;
 
-/// So many a minute.
+/// A limit per minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate(u64);
 
@@ -21,21 +21,20 @@ impl Rate {
         self.0
     }
 
-    /// Microseconds in which so much comes back, rounded up: or many small ones would get more than the limit.
+    /// Microseconds in which `cost` becomes free again. Rounded up: otherwise many small costs would exceed the limit.
     pub(super) fn span(self, cost: u64) -> u64 {
         u64::try_from((u128::from(cost) * u128::from(MINUTE)).div_ceil(u128::from(self.0))).unwrap_or(u64::MAX)
     }
 
-    /// The part of it that one of `replicas` may have, at least one.
+    /// The part of one of `replicas`: one at least.
     #[must_use]
     pub(super) fn share(self, replicas: u32) -> Self {
         Self((self.0 / u64::from(replicas.max(1))).max(1))
     }
 
-    /// Admits `cost` at `now`: the next state, or for how many microseconds it has to wait.
+    /// Admits `cost` at `now`. Returns the next state, or the microseconds to wait.
     ///
-    /// What costs more than a whole minute's worth is admitted when nothing is used, and paid off afterwards: otherwise it
-    /// could never be.
+    /// A cost above a minute's worth is admitted once nothing is used: otherwise it would never be admitted.
     pub(super) fn admit(self, free_at: u64, now: u64, cost: u64) -> Result<u64, u64> {
         let used = free_at.saturating_sub(now);
         let span = self.span(cost);
@@ -43,12 +42,12 @@ impl Rate {
         if wait == 0 { Ok(now.saturating_add(used).saturating_add(span)) } else { Err(wait) }
     }
 
-    /// When a request that is refused at `now` shall come back, which `wait` says as far as it is about this one alone. `last` is
-    /// what the request refused before it was told, and this result is the next `last`.
+    /// The turn of a request that is refused at `now`: when it may come again. `wait` = its wait without other requests. `last` = the turn of
+    /// the request that was refused before it; the result is the next `last`.
     ///
-    /// Each refused request gets a turn of its own, behind the others: told the same moment they would come back together, and all
-    /// but one would be refused again. Nothing is set aside for a turn. The turns of those who never come back pass by themselves.
-    /// No turn is more than a minute ahead: SDKs give up where they are told more than 60 to 120 s.
+    /// Each refused request gets a turn of its own, behind the others. With the same moment for all, they would come together, and all but one
+    /// would be refused again. A turn reserves nothing, and passes if nobody comes. No turn is more than a minute ahead: SDKs give up if they
+    /// are told to wait longer than 60 to 120 s.
     pub(super) fn turn(self, last: u64, now: u64, wait: u64, cost: u64) -> u64 {
         let earliest = now.saturating_add(wait);
         if last <= now {
@@ -58,15 +57,14 @@ impl Rate {
         earliest.max(behind)
     }
 
-    /// Whether there is no turn left within a minute.
+    /// Whether no turn within a minute is left.
     pub(super) fn has_no_turn(self, last: u64, now: u64, cost: u64) -> bool {
         last.saturating_add(self.span(cost)) > now.saturating_add(MINUTE)
     }
 
-    /// Corrects an admission of `reserved`, made at `since`, to what was really used.
+    /// Corrects a reservation, made at `since`, to the real use. Returns the next state.
     ///
-    /// Given back is only what time has not given back already: or a long request would let others use the same minute
-    /// twice.
+    /// It gives back only what time has not freed already. Otherwise others could use the same minute twice after a long request.
     pub(super) fn settle(self, free_at: u64, now: u64, since: u64, reserved: u64, used: u64) -> u64 {
         match self.correction(since, now, reserved, used) {
             Correction::More(span) => free_at.max(now).saturating_add(span),
@@ -74,29 +72,29 @@ impl Rate {
         }
     }
 
-    /// By how much a correction moves the state.
+    /// How a correction moves the state.
     pub(super) fn correction(self, since: u64, now: u64, reserved: u64, used: u64) -> Correction {
         if used >= reserved {
             return Correction::More(self.span(used - reserved));
         }
-        // What `used` costs stays, rounded up.
+        // The span of `used` stays, rounded up.
         let back = self.span(reserved).saturating_sub(self.span(used));
         Correction::Back(back.saturating_sub(now.saturating_sub(since)))
     }
 
-    /// What may still be used at `now`.
+    /// The rest of the limit at `now`.
     pub(super) fn remaining(self, free_at: u64, now: u64) -> u64 {
         let left = MINUTE.saturating_sub(free_at.saturating_sub(now));
         u64::try_from(u128::from(left) * u128::from(self.0) / u128::from(MINUTE)).unwrap_or(u64::MAX)
     }
 }
 
-/// How the state of a rate is corrected, in microseconds.
+/// A correction, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Correction {
-    /// More was used.
+    /// The request used more than it reserved.
     More(u64),
-    /// Less was used.
+    /// The request used less than it reserved.
     Back(u64),
 }
 
@@ -109,7 +107,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     #[test]
-    fn a_minutes_worth_at_once_and_then_as_it_comes_back() {
+    fn a_minutes_worth_is_admitted_at_once_and_the_rest_as_it_becomes_free() {
         let rate = Rate::per_minute(60);
         let mut state = 0;
         for left in (0..60).rev() {
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_limit_passes_alone() {
+    fn a_cost_above_the_limit_is_admitted_alone() {
         let rate = Rate::per_minute(1000);
         let state = rate.admit(0, 0, 5000).unwrap();
         assert_eq!(state, 5 * MINUTE);
@@ -135,18 +133,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_comes_back_but_never_twice() {
+    fn an_unused_reservation_is_given_back_once() {
         let rate = Rate::per_minute(100);
         let reserved = rate.admit(0, 0, 100).unwrap();
         assert_eq!(rate.remaining(rate.settle(reserved, 0, 0, 100, 10), 0), 90);
         assert_eq!(rate.remaining(rate.settle(reserved, 0, 0, 100, 100), 0), 0);
-        // A minute later time has given all of it back, and somebody else took it.
+        // A minute later time has freed all of it, and another request uses it.
         let taken = rate.admit(reserved, MINUTE, 100).unwrap();
         assert_eq!(rate.remaining(rate.settle(taken, MINUTE, 0, 100, 10), MINUTE), 0);
         // Half a minute later, half of it.
         let half = rate.settle(reserved, MINUTE / 2, 0, 100, 0);
         assert_eq!(rate.remaining(half, MINUTE / 2), 100);
-        // What was used beyond the reservation is charged.
+        // Use beyond the reservation counts.
         assert_eq!(rate.remaining(rate.settle(reserved, MINUTE, 0, 100, 130), MINUTE), 70);
     }
 
@@ -163,17 +161,17 @@ mod tests {
         assert!(rate.has_no_turn(last, now, 1));
         // Ten seconds later one more has become free.
         assert!(!rate.has_no_turn(last, now + 10 * SECOND, 1));
-        // Turns that are over bar nobody.
+        // A turn in the past delays nobody.
         assert_eq!(rate.turn(last, last, SECOND, 1), last + SECOND);
-        // A debt is paid off before anybody has a turn, however long that takes.
+        // A debt delays every turn, however long it is.
         assert_eq!(rate.turn(last, now, 5 * MINUTE, 1), now + 5 * MINUTE);
         assert_eq!(rate.turn(u64::MAX, now, u64::MAX, u64::MAX), u64::MAX);
     }
 
     proptest! {
-        /// In any stretch of time no more is admitted than a minute's worth and what comes back meanwhile.
+        /// In any period no more is admitted than a minute's worth, and what becomes free in the period.
         #[test]
-        fn never_more_than_the_limit(limit in 1_u32..500, asks in prop::collection::vec((0_u64..5 * SECOND, 1_u64..20), 1..300)) {
+        fn admissions_never_exceed_the_limit(limit in 1_u32..500, asks in prop::collection::vec((0_u64..5 * SECOND, 1_u64..20), 1..300)) {
             let rate = Rate::per_minute(limit);
             let (mut state, mut now) = (0, 0);
             let mut admitted: Vec<(u64, u64)> = Vec::new();
@@ -186,7 +184,7 @@ mod tests {
                         admitted.push((now, cost));
                     }
                     Err(wait) => {
-                        // To wait that long is enough, and not too long.
+                        // The wait is enough, and not longer than needed.
                         prop_assert!(rate.admit(state, now + wait, cost).is_ok());
                         prop_assert!(rate.admit(state, now + wait - 1, cost).is_err());
                     }
@@ -200,11 +198,11 @@ mod tests {
             }
         }
 
-        /// With reservations that are corrected later, what was really used keeps to the limit, but for what is under way.
+        /// With corrected reservations, the real use keeps to the limit, except for requests in progress.
         #[test]
-        fn corrections_give_nothing_away(limit in 10_u32..500, asks in prop::collection::vec((0_u64..10 * SECOND, 1_u64..30, 0_u64..90 * SECOND, 0_u64..30), 1..100)) {
+        fn corrections_never_exceed_the_limit(limit in 10_u32..500, asks in prop::collection::vec((0_u64..10 * SECOND, 1_u64..30, 0_u64..90 * SECOND, 0_u64..30), 1..100)) {
             let rate = Rate::per_minute(limit);
-            // (when, what): admissions and, later, their corrections, in the order of time.
+            // Admissions and their corrections, in the order of time.
             let mut events: Vec<(u64, usize, bool)> = Vec::new();
             let mut now = 0;
             for (nth, (pause, _, lasts, _)) in asks.iter().enumerate() {
@@ -218,7 +216,7 @@ mod tests {
             let mut used: Vec<(u64, u64)> = Vec::new();
             for (now, nth, begins) in events {
                 let (_, reserved, _, really) = asks[nth];
-                // What is used is no more than what was reserved here: more is a debt, which is paid off.
+                // No use beyond the reservation here: it would be a debt.
                 let (reserved, really) = (reserved.min(u64::from(limit)), really.min(reserved).min(u64::from(limit)));
                 if begins {
                     if let Ok(next) = rate.admit(state, now, reserved) {

@@ -1,23 +1,22 @@
-//! How much a key and its group may ask for: requests and tokens per minute, requests at once, money. Admits, and settles
-//! when it is known what was used.
+//! Limits and budgets of keys and groups: requests and tokens per minute, requests in progress, money. A request is admitted, and settled
+//! once its real use is known.
 
+mod decision;
 mod estimate;
 mod gcra;
-mod memory;
+mod meter;
 mod permit;
 mod shared;
-mod show;
-mod statement;
 mod subject;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
 use self::{
     estimate::EstimatorsOfModel,
     gcra::Rate,
-    memory::Meter,
+    meter::Meter,
     shared::RedisReservation,
     subject::{OneBudget, Scope, Share, Subject},
 };
@@ -26,26 +25,26 @@ use crate::{
     config::{self, Config},
     domain::{
         clock::UnixMillis,
-        money::{Budget, Exchange},
+        money::{Budget, Exchange, decimal},
         origin::Owner,
-        spending::{Span, Spender},
+        spending::Spender,
         usage::UsageEstimate,
     },
 };
 
+pub use decision::{Kind, Limited, Quota, Quotas, Refused, Used};
 pub use estimate::Size;
 pub use permit::Permit;
 pub use shared::{Identity, Shared};
-pub use statement::BudgetState;
-pub use subject::Costs;
+pub use subject::{BudgetState, Costs};
 
-/// What is used, of every key and group. One for all workers, and it lives through reloads.
+/// What keys and groups have used of their limits. All workers share it, and a reload keeps it.
 #[derive(Debug)]
 pub struct Meters {
     began: Instant,
     keys: HashMap<Arc<str>, Arc<Meter>>,
     groups: HashMap<Arc<str>, Arc<Meter>>,
-    /// Of what a key may ask for of some models, by key and pattern.
+    /// Limits of a key for some models, by key and pattern.
     of_models: HashMap<(Arc<str>, Arc<str>), Arc<Meter>>,
     models: HashMap<Arc<str>, Arc<EstimatorsOfModel>>,
     spending: Arc<Spending>,
@@ -53,8 +52,7 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// The meters of a configuration. Those of names that stay go on as they are. `spending` is what budgets are counted
-    /// by.
+    /// The meters of a configuration. Names that `previous` has keep their meters. `spending` counts budgets.
     pub fn new(config: &Config, previous: Option<&Self>, spending: &Arc<Spending>, now: Instant) -> Self {
         let text = |name: &Arc<str>| Arc::<str>::from(&**name);
         let kept = |of: fn(&Self) -> &HashMap<Arc<str>, Arc<Meter>>, name: &Arc<str>| {
@@ -84,7 +82,7 @@ impl Meters {
         }
     }
 
-    /// From now on replicas share them.
+    /// Shares them with other replicas from now on.
     pub fn share(&mut self, shared: Arc<Shared>) {
         self.shared = Some(shared);
     }
@@ -94,107 +92,16 @@ impl Meters {
 #[derive(Debug)]
 pub struct Limits {
     began: Instant,
-    /// By the indices of the configuration's keys; none for one without any limit.
+    /// By the index of the key in the configuration; none = no limit.
     keys: Vec<Option<Arc<Subject>>>,
-    /// By the indices of the configuration's models, and one more for all other names.
+    /// By the index of the model in the configuration, and one more for all other names.
     models: Vec<Arc<EstimatorsOfModel>>,
-    /// Where replicas share them.
+    /// None = a single replica.
     shared: Option<Arc<Shared>>,
 }
 
-/// Which limit it is, with what it allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// So many requests per minute.
-    Requests(u64),
-    /// So many tokens per minute.
-    Tokens(u64),
-    /// So many requests at once.
-    InFlight(usize),
-    /// So much money, in this window: it is spent.
-    Budget {
-        /// What may be spent.
-        budget: Budget,
-        /// In which window.
-        span: Span,
-        /// What was spent of it, in nano-units of its currency.
-        spent: u64,
-    },
-    /// So much money: what is left is set aside by requests under way.
-    Reserved(Budget),
-}
-
-/// A limit is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limited {
-    /// Which one.
-    pub kind: Kind,
-    /// Whose.
-    pub whose: Spender,
-    /// The name of the key or group.
-    pub name: Arc<str>,
-    /// The model or pattern, where the limit is for the use of it alone.
-    pub model: Option<Arc<str>>,
-    /// When it is worth trying again.
-    pub after: Duration,
-    /// How all of them stand.
-    pub quotas: Quotas,
-}
-
-/// How the rates stand; where key and group both have one, the one of which less is left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quotas {
-    /// Requests per minute.
-    pub requests: Option<Quota>,
-    /// Tokens per minute.
-    pub tokens: Option<Quota>,
-}
-
-/// How one rate stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// So much a minute.
-    pub limit: u64,
-    /// What is left now.
-    pub remaining: u64,
-    /// Until all of it is left again.
-    pub reset: Duration,
-}
-
-/// What an answer said of the tokens that it took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Used {
-    /// So many went in and came out.
-    Tokens {
-        /// Input.
-        input: Option<u64>,
-        /// Output.
-        output: Option<u64>,
-    },
-    /// None: nobody did any work.
-    Nothing,
-    /// Not all of it is known.
-    Partly {
-        /// Input, if it was told.
-        input: Option<u64>,
-        /// Output, if it was told or all of it was seen.
-        output: Option<u64>,
-        /// All that was told, seen or, of what was not seen, reserved.
-        seen: u64,
-    },
-}
-
-/// Why a request is not admitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// A limit is reached.
-    Limited(Box<Limited>),
-    /// What is left of the limits that replicas share cannot be known now.
-    Unknown,
-}
-
 impl Limits {
-    /// The limits of a configuration, over `meters`, which were made for it.
+    /// The limits of a configuration, with the `meters` of that configuration.
     pub fn new(config: &Config, meters: &Meters) -> Self {
         let windows = Arc::new(Windows::new(config.money.time_zone.clone()));
         let upstreams: Arc<[Arc<str>]> = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
@@ -213,32 +120,58 @@ impl Limits {
         }
     }
 
-    /// Makes the counters of all budgets, so that what was spent is known before the first request asks.
+    /// Makes the counters of all budgets, so that their spend is known before the first request.
     pub fn count_budgets(&self, now: UnixMillis) {
         for subject in self.keys.iter().flatten() {
             subject.token_claims(Scope::ALL, 0, &Costs::default(), now);
         }
     }
 
-    /// Whether requests of the key with this index for this model, as asked, are held against a budget.
+    /// Whether a budget applies to requests of the key with this index for this model, as the client writes it.
     pub fn has_budgets(&self, key: usize, model: Option<&str>) -> bool {
         let subject = self.keys.get(key).and_then(Option::as_ref);
         subject.is_some_and(|subject| subject.has_budgets(subject.scope(model)))
     }
 
-    /// Admits one more request of the key with this index. Waits only where replicas share limits.
+    /// The limits of the key with this index, for people: a line for the key, one for its group, and one for each model with limits.
+    pub fn shown(&self, key: usize, now: UnixMillis) -> Vec<String> {
+        let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
+        let line = |share: &Share| {
+            let mut parts: Vec<String> = Vec::new();
+            parts.extend(share.requests.map(|rate| format!("{} requests per minute", rate.limit())));
+            parts.extend(share.tokens.map(|rate| format!("{} tokens per minute", rate.limit())));
+            parts.extend(share.in_flight.map(|limit| format!("{limit} requests at once")));
+            parts.extend(subject.states(share, now).map(|BudgetState { budget, spent, .. }| {
+                let spent = spent.map(|spent| format!(", {} spent", decimal(spent)));
+                format!("{budget}{}", spent.unwrap_or_default())
+            }));
+            let model = share.model.as_ref().map(|model| format!(", model {}", model.0)).unwrap_or_default();
+            format!("{} {}{model}: {}", share.whose.name(), share.name, parts.join("; "))
+        };
+        subject.shares.iter().map(line).collect()
+    }
+
+    /// The budgets of the key with this index, for the holder of the key. Budgets for some models are left out. Budgets of the group are left
+    /// out too: the key may not know the spend of others.
+    pub fn budgets(&self, key: usize, now: UnixMillis) -> Vec<BudgetState> {
+        let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
+        let own = subject.shares.iter().filter(|share| share.whose == Spender::Key && share.model.is_none());
+        own.flat_map(|share| subject.states(share, now)).collect()
+    }
+
+    /// Admits a request of the key with this index. Waits only if replicas share limits.
     ///
     /// # Errors
-    /// When there are as many as there may be.
+    /// When the request exceeds a limit.
     pub async fn admit(&self, key: usize) -> Result<Permit, Refused> {
         let subject = self.keys.get(key).and_then(Option::clone);
         let reservation = self.shared.as_ref().filter(|_| subject.is_some()).map(RedisReservation::new);
         Permit::admit(subject, reservation, self.began).await
     }
 
-    /// What a request of the key of this `owner` with a body of this size will probably use; the permit will tell what came
-    /// of it. `model` = index of the model in the configuration; none for a name that it does not list. What has no `output` says
-    /// nothing of that of others: one name with a * may be asked for chats and for embeddings.
+    /// What a request with a body of this size will probably use. The permit teaches the estimator the real use. `model` = index of the model
+    /// in the configuration; none for a name that it does not list. A request without `output` (an embedding) teaches nothing about the
+    /// output of others: one pattern may cover chats and embeddings.
     pub fn estimate(
         &self,
         permit: &mut Permit,
@@ -255,7 +188,7 @@ impl Limits {
     }
 }
 
-/// What a key may ask for: by itself, with its group, and of some models.
+/// The limits of a key: its own, those of its group, and those for some models.
 fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
     let share =
         |whose, name: &Arc<str>, limits: config::KeyLimits, budgets: Vec<OneBudget>, meter: Option<&Arc<Meter>>| {
@@ -286,40 +219,4 @@ fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
         Some(Share { model: Some(limits.model.clone()), ..share })
     });
     own.into_iter().chain(group).chain(of_models).take(subject::MOST_SHARES).collect()
-}
-
-/// A moment in microseconds since [`Meters`] began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(u64);
-
-impl Moment {
-    /// Now, where they began at this instant.
-    fn since(began: Instant) -> Self {
-        Self(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-
-    /// So many microseconds later.
-    fn after(self, micros: u64) -> Self {
-        Self(self.0.saturating_add(micros))
-    }
-}
-
-impl Quota {
-    fn of(rate: Rate, free_at: Moment, now: Moment) -> Self {
-        let (limit, remaining) = (rate.limit(), rate.remaining(free_at.0, now.0));
-        Self { limit, remaining, reset: Duration::from_micros(free_at.0.saturating_sub(now.0)) }
-    }
-}
-
-impl Kind {
-    /// Its fixed name: that of the setting, or `budgets_reserved`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Requests(_) => "rpm",
-            Self::Tokens(_) => "tpm",
-            Self::InFlight(_) => "max_in_flight",
-            Self::Budget { .. } => "budgets",
-            Self::Reserved(_) => "budgets_reserved",
-        }
-    }
 }

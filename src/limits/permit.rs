@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    Moment, Quotas, Refused, Used,
+    decision::{Moment, Quotas, Refused, Used},
     estimate::UsageEstimator,
-    memory::{self, LimitExceeded},
-    shared::{Asked, RedisReservation},
-    subject::{Claim, Claimed, Costs, Scope, Subject, Unit, in_currency},
+    meter::Unit,
+    shared::{Decided, RedisReservation},
+    subject::{Claim, Claimed, Costs, LimitExceeded, Scope, Subject, in_currency},
 };
 use crate::{
     config::WhenRedisIsAway,
@@ -20,27 +20,27 @@ use crate::{
     },
 };
 
-/// An admitted request. Its place among those at once is given back when this is dropped.
+/// An admitted request. Dropping it gives its place among the requests in progress back.
 #[derive(Debug)]
 pub struct Permit {
-    /// None where nothing limits it.
+    /// None for a key without limits.
     subject: Option<Arc<Subject>>,
-    /// Which of its shares hold for the request.
+    /// The shares that apply to the request.
     scope: Scope,
     began: Instant,
-    /// What it took when it came, and what else comes back when it ends.
+    /// Claims taken at the admission, and others that nobody settles.
     admission: Vec<Claim>,
-    /// What it took once its body was read, and when.
+    /// Claims to settle, taken once the body was read, and the moment.
     tokens: Vec<Claim>,
     at: Moment,
     learner: Option<Learner>,
-    /// What it holds where replicas share limits.
+    /// What it holds in Redis, if replicas share limits.
     reservation: Option<RedisReservation>,
-    /// How the rates stood in Redis, where Redis gave it what it took last; otherwise this process did.
+    /// How the rates stood in Redis; none = this process decided the last claims.
     in_redis: Option<Quotas>,
 }
 
-/// What learns from a request.
+/// The estimator that learns from a request.
 #[derive(Debug)]
 struct Learner {
     body: u64,
@@ -78,19 +78,19 @@ impl Permit {
         self.learner = Some(Learner { body, estimator, has_output });
     }
 
-    /// What answers of its key and model had of late.
+    /// The recent answers of this key and model.
     pub fn habit(&self) -> Habit {
         self.learner.as_ref().map(|learner| learner.estimator.habit()).unwrap_or_default()
     }
 
-    /// Learns what its answer says of later ones.
+    /// Learns from the answer for later requests.
     pub fn learn(&self, lesson: Lesson) {
         if let Some(learner) = self.learner.as_ref().filter(|learner| learner.has_output) {
             learner.estimator.learn_habit(lesson);
         }
     }
 
-    /// How many replicas share what it takes, where this process counts alone.
+    /// The number of replicas that share the limits, if this process decides alone.
     fn replicas(&self) -> u32 {
         self.reservation.as_ref().map_or(1, |reservation| reservation.shared.replicas)
     }
@@ -101,23 +101,23 @@ impl Permit {
             let limited = subject.limited(claims, exceeded, quotas);
             limited.map_or(Ok(()), |limited| Err(Refused::Limited(Box::new(limited))))
         };
-        let here = || memory::take(&subject.shares, claims, now, replicas);
+        let here = || subject.take(claims, now, replicas);
         let Some(reservation) = self.reservation.as_mut().filter(|_| !claims.is_empty()) else {
             return here().or_else(|exceeded| limited(exceeded, subject.quotas(scope, now, replicas)));
         };
         self.in_redis = None;
-        // In a box, so that requests for which nobody is asked are no larger.
+        // In a box: the future of a request without shared limits stays small.
         match Box::pin(reservation.take(subject, scope, claims, now)).await {
-            Asked::Taken(quotas) => {
-                memory::count(&subject.shares, claims, now, replicas);
+            Decided::Granted(quotas) => {
+                subject.count(claims, now, replicas);
                 self.in_redis = Some(quotas);
                 Ok(())
             }
-            Asked::Exceeded(exceeded, quotas) => limited(exceeded, quotas),
-            Asked::Away if reservation.shared.fail == WhenRedisIsAway::Closed => Err(Refused::Unknown),
-            Asked::Away => match here() {
+            Decided::Exceeded(exceeded, quotas) => limited(exceeded, quotas),
+            Decided::Away if reservation.shared.fail == WhenRedisIsAway::Closed => Err(Refused::Unknown),
+            Decided::Away => match here() {
                 Ok(()) => {
-                    reservation.taken_alone(subject, claims);
+                    reservation.admitted_alone(subject, claims);
                     Ok(())
                 }
                 Err(exceeded) => limited(exceeded, subject.quotas(scope, now, replicas)),
@@ -125,27 +125,26 @@ impl Permit {
         }
     }
 
-    /// The model that the request asks for is known now, as its client wrote it: limits for that model hold from here on. Whether the
-    /// request is held against a budget.
+    /// Applies the limits for the model, as the client wrote its name. Returns whether a budget applies to the request.
     pub fn asks_for(&mut self, model: Option<&str>) -> bool {
         let Some(subject) = &self.subject else { return false };
         self.scope = subject.scope(model);
         subject.has_budgets(self.scope)
     }
 
-    /// Admits the tokens that the request will probably use, and what they may cost. `began` = when the request did. Waits only where
-    /// replicas share limits, and where a budget has to be read from the ledger first.
+    /// Reserves the tokens that the request will probably use, and their cost. `began` = the beginning of the request. Waits only if
+    /// replicas share limits, or if a budget must be read from the ledger first.
     ///
     /// # Errors
-    /// When there are not so many left, or not so much.
+    /// When a limit or a budget has no room for them.
     pub async fn reserve(&mut self, estimate: UsageEstimate, costs: &Costs, began: UnixMillis) -> Result<(), Refused> {
         let Some(subject) = self.subject.clone() else { return Ok(()) };
         let claims = subject.token_claims(self.scope, estimate.total(), costs, began);
         for claim in &claims {
             if let Claimed::Spend { counter, .. } = &claim.of
-                && !counter.counts()
-                // In a box, as what is rare shall not make the future of every request larger.
-                && !Box::pin(subject.spending.is_read(counter)).await
+                && !counter.is_usable()
+                // In a box: this wait is rare, and the future of every request stays small.
+                && !Box::pin(subject.spending.is_usable(counter)).await
             {
                 return Err(Refused::Unknown);
             }
@@ -162,14 +161,14 @@ impl Permit {
 
     /// How the rates stand now.
     pub fn quotas(&self) -> Quotas {
-        // Where replicas share them and Redis was not asked yet, nobody knows.
+        // If replicas share the rates and Redis was not asked yet, nobody knows them.
         let knows = self.reservation.as_ref().is_none_or(|reservation| reservation.alone);
         let here = |subject: &Arc<Subject>| subject.quotas(self.scope, Moment::since(self.began), self.replicas());
         self.in_redis.or_else(|| self.subject.as_ref().filter(|_| knows).map(here)).unwrap_or_default()
     }
 
-    /// Corrects the reservations to what was used, and to what it costs: budgets in another currency count it by `exchange`,
-    /// as the ledger's row does. Only the first call counts.
+    /// Replaces the reservations by the real use and the real cost. A budget in another currency uses `exchange`, as the ledger row does.
+    /// Only the first call has an effect.
     pub fn settle(&mut self, used: Used, cost: Option<Money>, exchange: Exchange) {
         if let (
             Some(Learner { body, estimator, has_output }),
@@ -193,10 +192,10 @@ impl Permit {
             let Some(share) = subject.shares.get(claim.share) else { continue };
             match (&claim.of, &mut self.reservation) {
                 (Claimed::Rate { unit, rate, cost }, Some(reservation)) if self.in_redis.is_some() => {
-                    reservation.corrected(share, *unit, rate.correction(self.at.0, now.0, *cost, used));
+                    reservation.correct(share, *unit, rate.correction(self.at.0, now.0, *cost, used));
                 }
                 (Claimed::Rate { unit, rate, cost }, _) => {
-                    share.meter.settle(*unit, rate.share(replicas), now, self.at, *cost, used);
+                    share.meter.of(*unit).settle(rate.share(replicas), now, self.at, *cost, used);
                 }
                 (Claimed::Spend { counter, cost, budget, .. }, _) => {
                     counter.settle(*cost, in_currency(&costs, budget.money.currency));
@@ -209,7 +208,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        // The request was never sent, or it was settled.
+        // The request was never sent. A settled request has no such claims.
         for claim in &self.tokens {
             if let Claimed::Spend { counter, cost, .. } = &claim.of {
                 counter.release(*cost);

@@ -1,4 +1,4 @@
-//! Whoever is limited, and what a request takes of the limits.
+//! A key with its limits, and what a request takes of them.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::{
-    Limited, Moment, Quota, Quotas,
+    decision::{Kind, Limited, Moment, Quota, Quotas},
     gcra::Rate,
-    memory::{LimitExceeded, Meter},
+    meter::{Meter, Unit},
 };
 use crate::{
-    budgets::{Counter, Spending, Windows},
+    budgets::{BudgetRefusal, Counter, Spending, Windows},
     domain::{
         clock::UnixMillis,
         model_name::ModelPattern,
@@ -20,22 +20,23 @@ use crate::{
     },
 };
 
-/// A key, perhaps its group, and what of the key's limits is for some models only.
+/// A key: its own limits, those of its group, and those for some models.
 #[derive(Debug)]
 pub(super) struct Subject {
     /// At most [`MOST_SHARES`].
     pub(super) shares: Vec<Share>,
-    /// The names of all upstreams, by which a model may be asked for as `upstream/model`.
+    /// The names of all upstreams: a client may ask for `upstream/model`.
     pub(super) upstreams: Arc<[Arc<str>]>,
     pub(super) spending: Arc<Spending>,
     pub(super) windows: Arc<Windows>,
 }
 
+/// The limits of a key, of its group, or of a key for some models.
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) whose: Spender,
     pub(super) name: Arc<str>,
-    /// The models that it is for; none = all requests.
+    /// The models that the limits are for; none = all.
     pub(super) model: Option<ModelPattern>,
     pub(super) requests: Option<Rate>,
     pub(super) tokens: Option<Rate>,
@@ -44,11 +45,11 @@ pub(super) struct Share {
     pub(super) meter: Arc<Meter>,
 }
 
-/// The shares that hold for a request, one bit each.
+/// The shares that apply to a request, one bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scope(u64);
 
-/// As many as a [`Scope`] has bits.
+/// The number of bits of a [`Scope`].
 pub(super) const MOST_SHARES: usize = 64;
 
 impl Scope {
@@ -59,57 +60,68 @@ impl Scope {
     }
 }
 
+/// The state of a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetState {
+    /// The budget.
+    pub budget: Budget,
+    /// Its spend in nano-units; none while the ledger was not read.
+    pub spent: Option<u64>,
+    /// Its window now.
+    pub span: Span,
+}
+
 /// A budget with the counter of its window.
 #[derive(Debug)]
 pub(super) struct OneBudget {
     pub(super) budget: Budget,
-    /// In billionths of it.
+    /// Thresholds, in billionths of the budget.
     warn_at: Arc<[u64]>,
     last: Mutex<Last>,
 }
 
-/// What a budget was asked for last.
+/// The window of a budget that was used last.
 #[derive(Debug, Default)]
 struct Last {
-    /// The first moment that it was asked for: from then on all requests are counted by it.
+    /// The moment of the first use: the process counts all requests from then on.
     since: Option<u64>,
     window: Option<(Span, Arc<Counter>)>,
 }
 
-/// One thing that a request takes.
+/// What a request takes of one limit.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
-    /// Whose: a place in [`Subject::shares`].
+    /// An index of [`Subject::shares`].
     pub(super) share: usize,
     pub(super) of: Claimed,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Claimed {
-    /// A place among the requests at once.
+    /// A place among the requests in progress.
     Place { limit: usize },
-    /// Requests or tokens of a minute.
+    /// Requests or tokens per minute.
     Rate { unit: Unit, rate: Rate, cost: u64 },
     /// Money of a budget, in nano-units of its currency.
     Spend { counter: Arc<Counter>, limit: u64, cost: u64, budget: Budget, span: Span },
 }
 
-/// What a rate counts.
+/// A claim exceeds its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unit {
-    Requests,
-    Tokens,
+pub(super) struct LimitExceeded {
+    /// Its index in the list.
+    pub(super) nth: usize,
+    /// Microseconds until the request may try again; 0 = not known.
+    pub(super) wait: u64,
 }
 
-impl Unit {
-    pub(super) const ALL: [Self; 2] = [Self::Requests, Self::Tokens];
-}
+/// A reservation of another request may be given back at any moment: the client waits for this many microseconds.
+const SOON: u64 = 1_000_000;
 
-/// What a request may cost at most, by [`Currency::ALL`].
+/// The estimated cost of a request in each currency of [`Currency::ALL`].
 pub type Costs = [u64; Currency::ALL.len()];
 
 impl Share {
-    /// Its rate of requests or of tokens.
     pub(super) fn rate(&self, unit: Unit) -> Option<Rate> {
         match unit {
             Unit::Requests => self.requests,
@@ -117,7 +129,7 @@ impl Share {
         }
     }
 
-    /// One of its budgets in one of its windows.
+    /// The name of a budget in one of its windows.
     pub(super) fn budget_key(&self, budget: &Budget, span: Span) -> BudgetKey {
         let Budget { money, window, starts_on: _ } = *budget;
         let model = self.model.as_ref().map(|model| ModelPattern(Arc::from(&*model.0)));
@@ -141,7 +153,7 @@ impl OneBudget {
             Some((known, counter)) if *known == span => (span, Arc::clone(counter)),
             _ => {
                 let counter = subject.spending.counter(share.budget_key(&self.budget, span), since);
-                counter.watch(self.budget.money.nano, &self.warn_at);
+                counter.set_thresholds(self.budget.money.nano, &self.warn_at);
                 last.window = Some((span, Arc::clone(&counter)));
                 (span, counter)
             }
@@ -150,7 +162,7 @@ impl OneBudget {
 }
 
 impl Subject {
-    /// The shares that hold for a request of this model as the client asked for it; none = it is not known, or there is none.
+    /// The shares that apply to a request for this model, as the client writes it; none = the model is not known.
     pub(super) fn scope(&self, model: Option<&str>) -> Scope {
         let is_upstream = |name: &str| self.upstreams.iter().any(|upstream| **upstream == *name);
         let holds = |share: &Share| match (&share.model, model) {
@@ -162,17 +174,17 @@ impl Subject {
         Scope(bits.fold(0, |bits, (nth, _)| bits | 1 << nth))
     }
 
-    /// Whether a request is held against a budget.
+    /// Whether a budget applies to a request.
     pub(super) fn has_budgets(&self, scope: Scope) -> bool {
         self.within(scope).any(|(_, share)| !share.budgets.is_empty())
     }
 
-    /// What every request takes before its body is read.
+    /// The claims of every request before its body is read.
     pub(super) fn admission_claims(&self) -> Vec<Claim> {
         self.claims_of(|share| share.model.is_none())
     }
 
-    /// What one takes that will probably use so many tokens and cost so much.
+    /// The claims of a request once its body is read, with its estimated tokens and cost.
     pub(super) fn token_claims(&self, scope: Scope, tokens: u64, costs: &Costs, now: UnixMillis) -> Vec<Claim> {
         let mut claims = self.claims_of(|share| share.model.is_some());
         claims.retain(|claim| scope.has(claim.share));
@@ -190,7 +202,7 @@ impl Subject {
         claims
     }
 
-    /// Places and requests of a minute of these shares.
+    /// Claims of these shares for a place and for one request per minute.
     fn claims_of(&self, of_these: impl Fn(&Share) -> bool) -> Vec<Claim> {
         let places = self.each().filter_map(|(share, of)| Some((share, Claimed::Place { limit: of.in_flight? })));
         let rate = |(share, of): (usize, &Share)| {
@@ -201,43 +213,91 @@ impl Subject {
         claims.filter(|(share, _)| is_of_these(*share)).map(|(share, of)| Claim { share, of }).collect()
     }
 
+    /// Takes all claims or none: of each limit the part of one of `replicas`, which cannot ask each other.
+    pub(super) fn take(&self, claims: &[Claim], now: Moment, replicas: u32) -> Result<(), LimitExceeded> {
+        for (nth, claim) in claims.iter().enumerate() {
+            let Some(Share { meter, .. }) = self.shares.get(claim.share) else { continue };
+            let taken = match &claim.of {
+                Claimed::Place { limit } => meter.enter((limit / replicas.max(1) as usize).max(1)),
+                Claimed::Rate { unit, rate, cost } => meter.of(*unit).admit(rate.share(replicas), now, *cost),
+                Claimed::Spend { counter, limit, cost, .. } => counter
+                    .reserve(*limit, *cost, replicas)
+                    .map_err(|refused| if refused == BudgetRefusal::Reserved { SOON } else { 0 }),
+            };
+            if let Err(wait) = taken {
+                claims.iter().take(nth).for_each(|claim| self.give_back(claim, now, replicas));
+                return Err(LimitExceeded { nth, wait });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts claims that Redis granted: they are a part of what this replica may use if Redis goes away.
+    pub(super) fn count(&self, claims: &[Claim], now: Moment, replicas: u32) {
+        for claim in claims {
+            let Some(Share { meter, .. }) = self.shares.get(claim.share) else { continue };
+            match &claim.of {
+                Claimed::Place { .. } => meter.enter_anyway(),
+                Claimed::Rate { unit, rate, cost } => meter.of(*unit).count(rate.share(replicas).span(*cost), now),
+                Claimed::Spend { counter, cost, .. } => counter.reserve_anyway(*cost),
+            }
+        }
+    }
+
+    fn give_back(&self, claim: &Claim, now: Moment, replicas: u32) {
+        let Some(Share { meter, .. }) = self.shares.get(claim.share) else { return };
+        match &claim.of {
+            Claimed::Place { .. } => meter.leave(),
+            Claimed::Rate { unit, rate, cost } => meter.of(*unit).settle(rate.share(replicas), now, now, *cost, 0),
+            Claimed::Spend { counter, cost, .. } => counter.release(*cost),
+        }
+    }
+
     fn each(&self) -> impl Iterator<Item = (usize, &Share)> {
         self.shares.iter().enumerate()
     }
 
-    /// The shares that hold.
+    /// The shares that apply.
     pub(super) fn within(&self, scope: Scope) -> impl Iterator<Item = (usize, &Share)> {
         self.each().filter(move |(nth, _)| scope.has(*nth))
     }
 
-    /// The limit that the claim at this place exceeds.
+    /// The budgets of a share in the windows of `now`.
+    pub(super) fn states(&self, share: &Share, now: UnixMillis) -> impl Iterator<Item = BudgetState> {
+        share.budgets.iter().map(move |one| {
+            let (span, counter) = one.counter(share, self, now);
+            BudgetState { budget: one.budget, spent: counter.is_read().then(|| counter.spent()), span }
+        })
+    }
+
+    /// The refusal of a request whose claim exceeds its limit.
     pub(super) fn limited(&self, claims: &[Claim], exceeded: LimitExceeded, quotas: Quotas) -> Option<Limited> {
         let LimitExceeded { nth, wait } = exceeded;
         let claim = claims.get(nth)?;
         let share = self.shares.get(claim.share)?;
         let (whose, name, after) = (share.whose, Arc::clone(&share.name), Duration::from_micros(wait));
         let kind = match &claim.of {
-            Claimed::Place { limit } => super::Kind::InFlight(*limit),
-            Claimed::Rate { unit: Unit::Requests, rate, .. } => super::Kind::Requests(rate.limit()),
-            Claimed::Rate { unit: Unit::Tokens, rate, .. } => super::Kind::Tokens(rate.limit()),
+            Claimed::Place { limit } => Kind::InFlight(*limit),
+            Claimed::Rate { unit: Unit::Requests, rate, .. } => Kind::Requests(rate.limit()),
+            Claimed::Rate { unit: Unit::Tokens, rate, .. } => Kind::Tokens(rate.limit()),
             Claimed::Spend { counter, budget, span, limit, .. } if wait == 0 => {
-                // Redis may know of spending by others that the ledger did not show here yet.
-                super::Kind::Budget { budget: *budget, span: *span, spent: counter.spent().max(*limit) }
+                // Redis may know a spend of others that the ledger did not show yet.
+                Kind::Budget { budget: *budget, span: *span, spent: counter.spent().max(*limit) }
             }
-            Claimed::Spend { budget, .. } => super::Kind::Reserved(*budget),
+            Claimed::Spend { budget, .. } => Kind::Reserved(*budget),
         };
         let model = share.model.as_ref().map(|model| Arc::clone(&model.0));
         Some(Limited { kind, whose, name, model, after, quotas })
     }
 
-    /// How the rates stand in memory, or the part of one of `replicas`.
+    /// How the rates stand in memory, for the part of one of `replicas`.
     pub(super) fn quotas(&self, scope: Scope, now: Moment, replicas: u32) -> Quotas {
         self.least(scope, |share, unit| {
-            Some(Quota::of(share.rate(unit)?.share(replicas), share.meter.used_until(unit), now))
+            Some(Quota::of(share.rate(unit)?.share(replicas), share.meter.of(unit).free_at(), now))
         })
     }
 
-    /// Of each rate, where key and group both have one, the one of which less is left.
+    /// The rates of the request. If several shares have the same rate: the one with less left.
     pub(super) fn least(&self, scope: Scope, quota: impl Fn(&Share, Unit) -> Option<Quota>) -> Quotas {
         let least = |unit| {
             let quotas = self.within(scope).filter_map(|(_, share)| quota(share, unit));

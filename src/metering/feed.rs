@@ -1,7 +1,7 @@
 //! Feeds the database from the journal, on its own thread and in batches. Each row is stored once, however often it is read.
 
-mod apart;
-mod keep;
+mod retention;
+mod row_isolator;
 
 use std::{
     collections::HashMap,
@@ -18,19 +18,20 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::keep::Retention;
-use self::{apart::RowIsolator, keep::OldRowSums};
+pub use self::retention::Retention;
+use self::{retention::OldRowSums, row_isolator::RowIsolator};
 use super::{polls::Polls, spent::Spent, unpriced};
 use crate::{
     budgets::Spending,
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
         id::RequestId,
-        ledger::{LedgerStatus, Row, UsageState},
+        ledger::{Row, UsageState},
     },
     metrics::Unpriced,
     store::{
-        journal::{self, EndOfRecords, Journal, JournalFiles, JournalReader, Records, Segment},
+        journal::{self, Journal, JournalFiles, JournalReader, Records, RecordsEnd, Segment},
         sql::{Database, DatabaseError, DatabaseLocation},
     },
 };
@@ -314,7 +315,7 @@ impl Feed {
             let left = length - reader.at();
             let damaged = left > 0 && {
                 let rest = reader.piece(length)?;
-                Records::new(rest).rest() == EndOfRecords::Damaged
+                Records::new(rest).rest() == RecordsEnd::Damaged
             };
             if left > 0 && !damaged {
                 tracing::warn!(file = %path.display(), bytes = left, "the journal ends in the middle of a record: the incomplete record is removed");
@@ -341,7 +342,7 @@ impl Feed {
     fn dispose(&self, path: &std::path::Path, damaged: bool, length: u64) {
         if damaged {
             tracing::error!(file = %path.display(), "a journal file is corrupt: the rest of the file is quarantined");
-            self.journal.put_aside(path, length);
+            self.journal.quarantine(path, length);
         } else {
             self.journal.remove(path, length);
         }
@@ -384,7 +385,7 @@ impl Feed {
         }
         database.forget(&unsent).await?;
         if segment == 0 {
-            rows = keep::not_summed_up(database, &self.origin, rows).await?;
+            rows = retention::not_summed_up(database, &self.origin, rows).await?;
         }
         self.apart.store(database, &rows).await?;
         let settled = database.settle(&rows).await?;

@@ -14,7 +14,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    domain::ledger::{LedgerStatus, Row},
+    concurrent::ledger_status::LedgerStatus,
+    domain::ledger::Row,
     store::journal::{self, Journal, JournalWriter},
 };
 
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_that_come_together_are_written_together() {
+    async fn simultaneous_rows_are_written_together() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, found, condition) = begin(folder.path());
         let (one, two) = (outcome(1), outcome(2));
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_whose_client_leaves_while_it_is_put_down_is_open_before_it_is_over() {
+    async fn a_request_whose_client_left_is_recorded_as_open_before_it_is_settled() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, found, _) = begin(folder.path());
         let (one, two) = (outcome(1), outcome(2));
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_written_does_not_go_up_and_what_is_over_is_kept() {
+    async fn a_request_that_cannot_be_recorded_is_not_sent_and_finished_ones_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, found, condition) = begin(folder.path());
         let (one, two) = (outcome(1), outcome(2));
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_journal_refuses_what_is_new_and_takes_what_is_over() {
+    async fn a_full_journal_refuses_new_requests_and_accepts_finished_ones() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, found, condition) = begin(folder.path());
         condition.journal_bytes.store(MOST, Ordering::Relaxed);

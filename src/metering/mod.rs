@@ -1,7 +1,7 @@
 //! The record of each request: filled while the request runs, settled exactly once, then sent to the ledger, the metrics and the
 //! log.
 
-mod departure;
+mod disconnect;
 mod feed;
 mod ledger;
 mod log;
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use departure::DisconnectRecord;
+pub use disconnect::DisconnectRecord;
 pub use feed::{FeedTarget, FeedThreads, Retention};
 pub use ledger::{JournalUnavailable, Ledger};
 pub use polls::{AT_ONCE, PollAnswer, Polling, Polls, polling};
@@ -35,8 +35,8 @@ use crate::{
     protocol::observe::{Observation, ResponseStatus},
 };
 
-/// The guard of one request's record. The record is settled once however the request ends, also when its future or its body is
-/// dropped.
+/// The record of one request while the request runs. The gateway's guard (`proxy::settle`) settles the record once however the
+/// request ends, also when its future or its body is dropped.
 #[derive(Debug)]
 pub struct Settlement {
     metrics: Arc<WorkerMetrics>,
@@ -274,7 +274,7 @@ pub struct Charge {
 
 impl Settlement {
     /// Settles the record of a dropped request. The connection gives the reason.
-    pub fn leave(&mut self) {
+    pub fn settle_disconnected(&mut self) {
         if std::thread::panicking() && !self.settled {
             // A panic is our own fault, whatever the client did: the client sees a closed connection.
             self.outcome.problem = Some(Problem::Internal);
@@ -284,22 +284,16 @@ impl Settlement {
     }
 }
 
-impl Drop for Settlement {
-    fn drop(&mut self) {
-        self.leave();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        concurrent::{ledger_status::LedgerStatus, request_ids::RequestIds},
         domain::{
-            chance::Chance,
             clock::Clock,
-            id::RequestIds,
             money::{Currency, UNIT},
             price::{Price, PriceStep, Tariff},
+            random::RandomBytes,
             usage::{Habit, Hidden, PACE, ServiceTier, THOUGHT},
         },
         metrics::Metrics,
@@ -307,14 +301,14 @@ mod tests {
     };
 
     fn open(metrics: &Metrics) -> Settlement {
-        let ids = RequestIds::new(Clock::system(), Chance::system()).unwrap();
+        let ids = RequestIds::new(Clock::system(), RandomBytes::system()).unwrap();
         Settlement::open(Arc::new(metrics.worker([].into_iter())), ids.next(), DisconnectRecord::default())
     }
 
     #[tokio::test]
-    async fn one_whose_client_left_before_it_was_sent_costs_nothing() {
+    async fn a_request_whose_client_left_before_it_was_sent_costs_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let condition = Arc::new(ledger_row::LedgerStatus::default());
+        let condition = Arc::new(LedgerStatus::default());
         let journal = crate::store::journal::Journal::open(
             folder.path().to_owned(),
             1,
@@ -335,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_in_the_background_pends_and_a_call_by_its_id_shows_how_it_ended() {
+    fn a_background_response_stays_pending_until_a_poll_shows_its_end() {
         let metrics = Metrics::default();
         let used = Usage { input: Some(3), output: Some(5), ..Usage::default() };
         let seen = |status, terminal, usage| Observation {
@@ -359,7 +353,7 @@ mod tests {
             (true, true, seen(under_way, Some(Terminal::Failed), Usage::default()), UsageState::Partial),
             (true, true, seen(done, whole, Usage::default()), UsageState::Partial),
             (true, true, seen(done, whole, used), UsageState::Exact),
-            // Nobody could ask for it.
+            // No client could use it.
             (true, false, Observation { status: queued, ..Observation::default() }, UsageState::Partial),
             // No model did anything.
             (
@@ -408,7 +402,7 @@ mod tests {
 
     /// A client that leaves before the end of a stream is charged for reasoning that it cannot see.
     #[tokio::test(start_paused = true)]
-    async fn reasoning_that_did_not_pass_is_charged_by_its_size_its_time_and_what_is_usual() {
+    async fn hidden_reasoning_is_estimated_from_size_time_and_average() {
         let metrics = Metrics::default();
         let text = Observation { text_tokens: 100, terminal: None, ..Observation::default() };
         let item = |sealed| Observation { hidden: Hidden { thinks: true, sealed }, ..text.clone() };
@@ -420,12 +414,12 @@ mod tests {
             (Habit::default(), 0, item(None), 100 + THOUGHT),
             (Habit::default(), 0, item(Some(3000)), 3100),
             (Habit::default(), 400, item(None), 100 + 400 * PACE),
-            // What is usual, and more where it was larger or took longer.
+            // The average, and more if the reasoning was larger or took longer.
             (low, 0, text.clone(), 107),
             (low, 0, item(None), 150),
             (low, 0, item(Some(3000)), 3100),
             (low, 100, item(Some(3000)), 10_100),
-            // What was told holds.
+            // The reported number counts.
             (low, 100, Observation { usage: told, ..item(Some(3000)) }, 300),
         ] {
             let mut settlement = open(&metrics);
@@ -446,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_told_its_tokens_says_how_much_of_them_did_not_pass() {
+    fn reported_tokens_give_the_amount_of_hidden_reasoning() {
         let metrics = Metrics::default();
         let usage = |output, reasoning| Usage { input: Some(10), output: Some(output), reasoning, ..Usage::default() };
         for (thinks, text_tokens, usage, hidden) in [
@@ -473,7 +467,7 @@ mod tests {
 
     /// 280,960 tokens of the image tool were billed like text, and called exact.
     #[test]
-    fn a_part_without_a_price_makes_the_row_an_estimate_that_is_marked_and_counted() {
+    fn an_unpriced_part_marks_the_row_as_estimated() {
         let metrics = Metrics::default();
         let (text, searches) = (Usage { input: Some(3), output: Some(5), ..Usage::default() }, Some(UNIT / 100));
         let tool = Usage { image_tool_output: Some(280_960), ..text };
@@ -527,35 +521,6 @@ mod tests {
         for part in ["image_tool_output", "web_searches", "flex_tier", "audio_seconds"] {
             let line = format!(r#"tidegate_unpriced_parts_total{{upstream="up",part="{part}"}} 1"#);
             assert!(counted.lines().any(|found| found == line), "{line} in:\n{counted}");
-        }
-    }
-
-    #[test]
-    fn a_panic_is_recorded_as_a_fault_of_ours_and_not_as_a_client_that_left() {
-        let metrics = Metrics::default();
-        std::thread::scope(|scope| {
-            let dropped = scope.spawn(|| {
-                let _settlement = open(&metrics);
-                panic!("on purpose");
-            });
-            dropped.join().unwrap_err();
-            let settled = scope.spawn(|| {
-                let mut settlement = open(&metrics);
-                settlement.settle(EndReason::Completed);
-                panic!("on purpose");
-            });
-            settled.join().unwrap_err();
-        });
-        drop(open(&metrics));
-        let text = metrics.text().unwrap();
-        for line in [
-            r#"tidegate_problems_total{code="internal_error"} 1"#,
-            r#"tidegate_requests_total{upstream="",end="refused"} 1"#,
-            r#"tidegate_requests_total{upstream="",end="completed"} 1"#,
-            r#"tidegate_requests_total{upstream="",end="client_gone"} 1"#,
-            "tidegate_requests_in_flight 0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in:\n{text}");
         }
     }
 }

@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use crate::{
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
-        ledger::{LedgerStatus, PollOutcome},
+        ledger::PollOutcome,
         usage::{PolledUsage, Usage},
     },
     store::sql::{Database, DatabaseError, PendingRow, SettledRow},
@@ -215,7 +216,7 @@ mod tests {
 
     /// Everything that is asked for within so long, in seconds since the row began.
     #[tokio::test(start_paused = true)]
-    async fn calls_double_their_distance_up_to_ten_minutes_and_end_after_a_day() {
+    async fn polls_double_their_interval_up_to_ten_minutes_and_end_after_a_day() {
         let (mut polls, mut polling) = polling(Duration::from_secs(5));
         let (condition, began) = (LedgerStatus::default(), Instant::now());
         let mut calls = Vec::new();
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_at_once_and_a_lost_one_is_asked_for_again() {
+    async fn concurrent_polls_are_bounded_and_a_lost_poll_is_repeated() {
         let (mut polls, mut polling) = polling(Duration::from_secs(5));
         let condition = LedgerStatus::default();
         // After a restart, all are old enough.
@@ -259,7 +260,7 @@ mod tests {
             asked.push(row);
         }
         assert_eq!((asked.len(), condition.pending.load(Ordering::Relaxed)), (AT_ONCE, 10));
-        // Those that are under way are not asked for once more.
+        // Polls in progress are not started again.
         assert_eq!(polls.ask_for(rows[..AT_ONCE].to_vec(), MINUTE, &condition), []);
         assert!(polling.asked.try_recv().is_err());
         tokio::time::advance(LOST_AFTER).await;
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_gone_ends_and_one_that_is_too_young_to_be_gone_does_not() {
+    async fn a_404_ends_the_polls_only_after_the_first_minute() {
         let (mut polls, polling) = polling(Duration::from_secs(5));
         let condition = LedgerStatus::default();
         let used = PolledUsage::new(Usage { input: Some(1), output: Some(2), ..Usage::default() });

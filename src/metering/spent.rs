@@ -1,4 +1,4 @@
-//! Keeps the counters of budgets to what the ledger says, and a copy of them for a start without a database.
+//! Corrects the counters of budgets by the ledger, and keeps a copy of them for a start without the database.
 
 use std::{
     collections::HashMap,
@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use crate::{
     budgets::{Counter, LedgerSums, Spending},
+    concurrent::ledger_status::LedgerStatus,
     domain::{
         clock::Clock,
-        ledger::{LedgerStatus, Row},
+        ledger::Row,
         model_name::ModelPattern,
         money::{Budget, Currency, Money, UNIT, Window, decimal},
         spending::{BudgetKey, Crossed, Span, Spender},
@@ -26,40 +27,39 @@ use crate::{
     },
 };
 
-/// What others spent, and what the last process left behind, is known this much later. What this process spends it counts
-/// itself.
+/// The ledger is read this often for the spend of other replicas. The process counts its own spend itself.
 const READ_EVERY: Duration = Duration::from_secs(5);
 
-/// Reading sums up rows, and rows wait meanwhile: it is rested so many times as long as that took.
+/// Reading sums up rows, and new rows wait meanwhile. So the pause is this many times as long as the reading took.
 const REST: u32 = 100;
 
-/// The file of the copy in the data folder.
+/// The copy, a file in the data folder.
 pub const FILE: &str = "budgets.json";
 
-/// The counters, and what is known of them.
+/// The counters of budgets, with the ledger and the copy.
 pub(super) struct Spent {
     pub(super) spending: Arc<Spending>,
     pub(super) clock: Clock,
-    /// Names this data folder in the ledger.
+    /// The name of this data folder in the ledger.
     origin: Arc<str>,
     file: PathBuf,
-    /// Whether the ledger was asked at all.
+    /// Whether the ledger was read since the start.
     begun: bool,
     pace: Pace,
-    /// What the copy says.
+    /// The content of the copy.
     saved: Vec<Saved>,
 }
 
-/// When sums are read.
+/// When the ledger is read.
 struct Pace {
-    /// When each was read last, but for those of which rows changed.
+    /// When each budget was read last, without those whose rows have changed.
     read: HashMap<BudgetKey, Instant>,
-    /// Until when nothing is read that can wait.
+    /// The end of the pause.
     rests_until: Instant,
 }
 
 impl Pace {
-    /// Whether something of this one may be new. It waits for the rest.
+    /// Whether the budget may have new rows.
     fn is_due(&self, budget: &BudgetKey, now: Instant) -> bool {
         self.read.get(budget).is_none_or(|read| now >= *read + READ_EVERY)
     }
@@ -68,7 +68,7 @@ impl Pace {
         now >= self.rests_until
     }
 
-    /// What was due was read.
+    /// Begins a pause after a reading.
     fn rest(&mut self, began: Instant, ended: Instant) {
         self.rests_until = self.rests_until.max(ended + REST * (ended - began));
     }
@@ -83,36 +83,34 @@ struct Saved {
     from: u64,
     to: u64,
     spent: u64,
-    /// The part of it that this data folder spent. Copies of before do not tell it.
+    /// The part of this data folder. Copies of earlier versions lack it.
     #[serde(default)]
     own: u64,
-    /// The models that it is for, if not for all.
+    /// The models of the budget; none = all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// The highest threshold that was told in this window, in billionths.
+    /// The highest threshold of which a warning was given in this window, in billionths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     warned: Option<u64>,
 }
 
 impl Spent {
-    /// With what the copy at `file` says, until the ledger is asked: what a process before this one believed. It may be more than
-    /// the rows say, where one was killed that had counted what it could not write down any more.
+    /// Begins with the copy at `file`, until the ledger is read. The copy may be above the sum of the rows: a process that was killed may have
+    /// counted requests whose rows it could not write any more.
     pub(super) fn new(spending: Arc<Spending>, clock: Clock, origin: Arc<str>, file: PathBuf) -> Self {
         let copy = fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Vec<Saved>>(&text).ok());
         for saved in copy.unwrap_or_default() {
             if let Some(budget) = saved.budget() {
                 let own = saved.own.min(saved.spent);
                 let counter = spending.counter(budget, u64::MAX);
-                counter.believe(own, saved.spent - own);
-                counter.was_warned(saved.warned.unwrap_or_default());
+                counter.restore(own, saved.spent - own, saved.warned.unwrap_or_default());
             }
         }
         let pace = Pace { read: HashMap::new(), rests_until: Instant::now() };
         Self { spending, clock, origin, file, begun: false, pace, saved: Vec::new() }
     }
 
-    /// Puts what the ledger says in the place of what the copy says, once: when all rows of processes before this one are in the
-    /// database.
+    /// Replaces the copy by the ledger, once: when the database has all rows of earlier processes.
     pub(super) async fn begin(&mut self, database: &mut Database) -> Result<(), DatabaseError> {
         if !self.begun {
             self.read(database, true).await?;
@@ -121,7 +119,7 @@ impl Spent {
         Ok(())
     }
 
-    /// What the database says.
+    /// Reads the spend of a budget.
     async fn sums(&self, database: &mut Database, budget: &BudgetKey) -> Result<LedgerSums, DatabaseError> {
         let BudgetKey { spender, name, model, currency, window: _, span } = budget;
         let read_at = self.now();
@@ -131,17 +129,17 @@ impl Spent {
         Ok(LedgerSums { own, others: sums.into_iter().map(|(origin, sum)| (origin.into(), sum)).collect(), read_at })
     }
 
-    /// Reads what is due, and all that is not up to date where this is the `last` time.
+    /// Reads the budgets that are due. The `last` reading does not wait for the end of the pause.
     pub(super) async fn read(&mut self, database: &mut Database, last: bool) -> Result<(), DatabaseError> {
         let now = Instant::now();
         let budgets = self.spending.current(self.now());
         let rested = last || self.pace.is_rested(now);
         for (budget, counter) in &budgets {
-            if counter.known() && !(rested && self.pace.is_due(budget, now)) {
+            if counter.is_read() && !(rested && self.pace.is_due(budget, now)) {
                 continue;
             }
             let stored = counter.stored();
-            counter.is_told(self.sums(database, budget).await?, stored);
+            counter.ledger_shows(self.sums(database, budget).await?, stored);
             self.pace.read.insert(budget.clone(), now);
         }
         self.pace.rest(now, Instant::now());
@@ -151,7 +149,7 @@ impl Spent {
         Ok(())
     }
 
-    /// Rows of this process are in the database: what they cost is in its next sums.
+    /// The database has these rows of this process: its next sums contain them.
     pub(super) fn stored(&self, rows: &[Row<'_>]) {
         let mut by_name: HashMap<(Spender, &str), Vec<(&Row<'_>, Money)>> = HashMap::new();
         for row in rows {
@@ -177,12 +175,12 @@ impl Spent {
             };
             for (row, cost) in rows.filter(|(row, _)| is_of_it(row)) {
                 let exchange = row.exchange;
-                counter.is_stored(exchange.convert(cost.nano, cost.currency, *currency).unwrap_or_default());
+                counter.row_stored(exchange.convert(cost.nano, cost.currency, *currency).unwrap_or_default());
             }
         }
     }
 
-    /// Rows cost something else than they were charged with, as is known now: the sums that they are in are read as soon as it has rested.
+    /// The cost of these rows has changed: the ledger is read for their budgets after the pause.
     pub(super) fn settled(&mut self, rows: &[SettledRow]) {
         let changed = rows.iter().filter(|row| row.cost != row.charged);
         for row in changed {
@@ -196,9 +194,9 @@ impl Spent {
         }
     }
 
-    /// Tells which budgets have reached a threshold, once for each window and threshold.
+    /// Warns of budgets that reached a threshold, once for each window and threshold.
     pub(super) fn warn(&self, condition: &LedgerStatus) {
-        for Crossed { budget, threshold, limit, spent } in self.spending.crossed() {
+        for Crossed { budget, threshold, limit, spent } in self.spending.take_crossed() {
             condition.budget_warnings.fetch_add(1, Ordering::Relaxed);
             let BudgetKey { spender, name, model, currency, window, span: _ } = budget;
             tracing::warn!(
@@ -213,7 +211,7 @@ impl Spent {
         }
     }
 
-    /// Writes the copy, where something changed.
+    /// Writes the copy if it has changed.
     pub(super) fn save(&mut self) {
         let now: Vec<Saved> = self.spending.current(self.now()).iter().map(Saved::of).collect();
         if now == self.saved {
@@ -266,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_takes_a_hundredth_of_the_time_at_most() {
+    fn reading_takes_at_most_a_hundredth_of_the_time() {
         let budget = |name: &str| BudgetKey {
             spender: Spender::Key,
             name: name.into(),
@@ -279,12 +277,12 @@ mod tests {
         let at = |millis| began + Duration::from_millis(millis);
         let mut pace = Pace { read: HashMap::new(), rests_until: began };
         assert!(pace.is_rested(began) && pace.is_due(&one, began));
-        // Read within 20 ms: it rests for two seconds, and nothing is new for five.
+        // Read within 20 ms: the pause is two seconds, and the budget is due after five.
         pace.read.insert(one.clone(), began);
         pace.rest(began, at(20));
         assert!(!pace.is_rested(at(2019)) && pace.is_rested(at(2020)));
         assert!(!pace.is_due(&one, at(4999)) && pace.is_due(&one, at(5000)) && pace.is_due(&other, began));
-        // Within 400 ms: for forty seconds. What is read meanwhile, as it cannot wait, does not shorten that.
+        // Read within 400 ms: the pause is forty seconds. A budget that is read in the pause does not shorten it.
         pace.rest(at(5000), at(5400));
         pace.rest(at(6000), at(6001));
         assert!(!pace.is_rested(at(45_399)) && pace.is_rested(at(45_400)));

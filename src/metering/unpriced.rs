@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    domain::{ledger::LedgerStatus, price::Parts},
-    metrics::Unpriced,
-    store::sql::SettledRow,
-};
+use crate::{concurrent::ledger_status::LedgerStatus, domain::price::Parts, metrics::Unpriced, store::sql::SettledRow};
 
 /// Counts the parts of an answer that have no price. Logs each part once for each model.
 pub(super) fn note(unpriced: &Unpriced, upstream: &Arc<str>, model: &Arc<str>, parts: Parts) {

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::affinity::AffinityStatus;
+use crate::concurrent::affinity_status::AffinityStatus;
 
 /// `result` (`own`, `foreign`, `unknown`, `cannot_tell`; for waits: `known`, `timed_out`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
-use crate::domain::alert::AlertDeliveryStatus;
+use crate::concurrent::alert_queue::AlertDeliveryStatus;
 
 #[derive(Debug)]
 pub(super) struct AlertsCollector {

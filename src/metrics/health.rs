@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 
 use super::labels::UpstreamLabels;
-use crate::domain::standing::EjectionCause;
+use crate::domain::health_state::EjectionCause;
 
 /// `upstream`, `credential` ("" = the whole upstream).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use prometheus_client::{metrics::gauge::Gauge, registry::Registry};
 
-use crate::domain::key::StoredKeysStatus;
+use crate::concurrent::key_status::StoredKeysStatus;
 
 #[derive(Debug)]
 pub(super) struct KeysCollector {

@@ -8,7 +8,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::ledger::{LedgerStatus, PollOutcome, UsageState};
+use crate::{
+    concurrent::ledger_status::LedgerStatus,
+    domain::ledger::{PollOutcome, UsageState},
+};
 
 /// `state`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

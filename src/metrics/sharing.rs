@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::domain::sharing::SharingStatus;
+use crate::concurrent::sharing_status::SharingStatus;
 
 #[derive(Debug)]
 pub(super) struct RedisCollector {

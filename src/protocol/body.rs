@@ -16,7 +16,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::domain::budget::ByteReservation;
+use crate::concurrent::byte_budget::ByteReservation;
 
 /// Consecutive pieces under this size are copied together. Each piece keeps the connection's receive buffer alive, and
 /// hyper's buffers have at least 8 KiB. Bodies that arrived in segments of 1,460 bytes took 3.9 times their size in
@@ -28,7 +28,7 @@ pub const BLOCK: usize = 16 * 1024;
 
 /// A body in pieces.
 #[derive(Clone, Debug, Default)]
-pub struct Rope {
+pub struct SegmentedBody {
     pieces: Vec<Bytes>,
     /// The block that receives small pieces, after all of `pieces`. Empty unless the sender sends small pieces.
     tail: BytesMut,
@@ -47,7 +47,7 @@ pub struct Edit {
     pub with: Bytes,
 }
 
-impl Rope {
+impl SegmentedBody {
     /// An empty body.
     pub fn new() -> Self {
         Self::default()
@@ -158,15 +158,15 @@ impl Rope {
     }
 
     /// The body to send. May be called again, for another attempt.
-    pub fn body(&self) -> RopeBody {
+    pub fn body(&self) -> SegmentedHttpBody {
         let pieces = self.pieces().collect::<Vec<_>>().into_iter();
-        RopeBody { pieces, left: self.len, taken: None, _hold: self.hold.clone() }
+        SegmentedHttpBody { pieces, left: self.len, taken: None, _hold: self.hold.clone() }
     }
 }
 
-/// A [`Rope`] as an HTTP body: one frame for each piece.
+/// A [`SegmentedBody`] as an HTTP body: one frame for each piece.
 #[derive(Debug)]
-pub struct RopeBody {
+pub struct SegmentedHttpBody {
     pieces: IntoIter<Bytes>,
     left: u64,
     /// Set when the first piece is taken.
@@ -174,7 +174,7 @@ pub struct RopeBody {
     _hold: Option<Arc<ByteReservation>>,
 }
 
-impl RopeBody {
+impl SegmentedHttpBody {
     /// Sets `taken` when the connection takes the first piece. Until then nothing of the request has been sent.
     #[must_use]
     pub fn telling(self, taken: Arc<AtomicBool>) -> Self {
@@ -182,7 +182,7 @@ impl RopeBody {
     }
 }
 
-impl Body for RopeBody {
+impl Body for SegmentedHttpBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -216,12 +216,12 @@ mod tests {
     use super::*;
     use crate::protocol::json::{DuplicatePolicy, Paths, Scanner};
 
-    fn bytes(rope: &Rope) -> Vec<u8> {
+    fn bytes(rope: &SegmentedBody) -> Vec<u8> {
         rope.pieces().flatten().collect()
     }
 
     /// What the body sends, its promises checked at every frame.
-    fn sent(mut body: RopeBody) -> Vec<u8> {
+    fn sent(mut body: SegmentedHttpBody) -> Vec<u8> {
         let mut sent = Vec::new();
         let total = body.size_hint().exact().unwrap();
         loop {
@@ -240,8 +240,8 @@ mod tests {
     }
 
     #[test]
-    fn dribbled_bytes_are_put_together() {
-        let mut rope = Rope::new();
+    fn single_bytes_are_joined() {
+        let mut rope = SegmentedBody::new();
         for i in 0..100_000u32 {
             rope.push(Bytes::copy_from_slice(&[i as u8]));
         }
@@ -251,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn small_pieces_do_not_keep_the_buffers_they_came_in() {
-        let mut rope = Rope::new();
+    fn small_pieces_do_not_keep_their_large_buffers_alive() {
+        let mut rope = SegmentedBody::new();
         let buffers: Vec<_> = (0..50).map(|i| Bytes::from(vec![i; 8 * 1024])).collect();
         for buffer in &buffers {
             rope.push(buffer.slice(..1460));
@@ -263,8 +263,8 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_as_long_as_any_copy() {
-        let budget = crate::domain::budget::ByteBudget::default();
+    fn memory_is_reserved_until_the_last_copy_is_dropped() {
+        let budget = crate::concurrent::byte_budget::ByteBudget::default();
         budget.set_limit(100);
         let mut reservation = budget.share(None).nothing();
         assert!(reservation.set(100));
@@ -281,9 +281,9 @@ mod tests {
     }
 
     #[test]
-    fn common_pieces_are_kept_as_they_are() {
+    fn pieces_of_common_size_are_not_copied() {
         let pieces = [Bytes::from("{\"model\":1}"), Bytes::from(vec![b' '; 20_000]), Bytes::from("}")];
-        let mut rope = Rope::new();
+        let mut rope = SegmentedBody::new();
         rope.push(Bytes::new());
         for piece in &pieces {
             rope.push(piece.clone());
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(rope.pieces().count(), 3);
         let edited = rope.edited(&[Edit { range: 9..10, with: Bytes::from("2") }]);
         assert_eq!(edited.pieces().nth(3).unwrap().as_ptr(), pieces[1].as_ptr());
-        assert!(Rope::new().is_empty() && Rope::new().body().is_end_stream() && !rope.is_empty());
+        assert!(SegmentedBody::new().is_empty() && SegmentedBody::new().body().is_end_stream() && !rope.is_empty());
     }
 
     #[test]
@@ -309,8 +309,8 @@ mod tests {
         vec(piece, 0..20)
     }
 
-    fn rope(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Rope {
-        let mut rope = Rope::new();
+    fn rope(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> SegmentedBody {
+        let mut rope = SegmentedBody::new();
         for piece in pieces {
             rope.push(Bytes::copy_from_slice(piece.as_ref()));
         }
@@ -366,7 +366,7 @@ mod tests {
             cuts.sort_unstable();
 
             let mut scanner = Scanner::new(&MODEL, DuplicatePolicy::Refuse);
-            let mut body = Rope::new();
+            let mut body = SegmentedBody::new();
             for pair in cuts.windows(2) {
                 let piece = &text.as_bytes()[pair[0]..pair[1]];
                 scanner.feed(piece).unwrap();

@@ -65,7 +65,7 @@ impl ErrorBody {
             }
         };
         let first = |paths: &[usize]| paths.iter().find_map(|path| text(*path).filter(|text| !text.is_empty()));
-        let listed = Listed::read(object);
+        let listed = ArrayFields::read(object);
         Self {
             code: first(&CODES).or(listed.code).map(Into::into),
             kind: listed.reason.or_else(|| first(&KINDS)).map(Into::into),
@@ -83,13 +83,13 @@ impl ErrorBody {
 
 /// Fields inside of arrays, which the scanner does not read: the first of `errors`, and Gemini's `error.details[].reason`.
 #[derive(Default)]
-struct Listed {
+struct ArrayFields {
     code: Option<String>,
     reason: Option<String>,
     message: Option<String>,
 }
 
-impl Listed {
+impl ArrayFields {
     fn read(body: &[u8]) -> Self {
         let has = |name: &[u8]| memchr::memmem::find(body, name).is_some();
         if !has(b"\"errors\"") && !has(b"\"reason\"") {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_gets_short_identifiers_only() {
+    fn the_log_gets_only_short_identifiers() {
         let of = |code: &str| ErrorBody { code: Some(code.into()), ..ErrorBody::default() }.logged();
         assert_eq!(of("invalid_api-key.1").as_deref(), Some("invalid_api-key.1"));
         assert_eq!(of("two words"), None);

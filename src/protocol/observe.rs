@@ -1,24 +1,24 @@
 //! Reads an answer while it passes: response id, model, end of the response, tokens, and the references in it.
 //! The observer cannot fail or delay the answer. It takes a few hundred bytes for any answer, and 16 for each reference.
 
+mod answer_kind;
+mod answer_visitor;
 mod body;
 mod event;
-mod first;
-mod look;
 mod memory;
 mod names;
+mod observation;
 mod read;
 mod reading;
-mod seen;
+mod reported_usage;
 mod text;
-mod told;
 
 use body::Body;
 use event::Event;
 use memory::AnswerReferences;
+use observation::MAX_DEPTH;
+pub use observation::{AnswerDialect, Observation, ResponseStatus, Terminal};
 use reading::Reading;
-use seen::MAX_DEPTH;
-pub use seen::{AnswerDialect, Observation, ResponseStatus, Terminal};
 
 use super::{
     coding::{self, Coded, ObserverDecoder},
@@ -187,18 +187,18 @@ impl DecodedView {
     }
 
     fn decide(&mut self, begin: &[u8]) {
-        let (kind, before) = first::kind(begin, self.is_stream);
+        let (kind, before) = answer_kind::kind(begin, self.is_stream);
         let begin = begin.get(before..).unwrap_or_default();
         self.form = match kind {
             None => {
                 self.begin.extend_from_slice(begin);
                 return;
             }
-            Some(first::AnswerKind::Stream) => {
+            Some(answer_kind::AnswerKind::Stream) => {
                 Form::Stream(Box::new((EventFinder::default(), Event::new(self.dialect))))
             }
-            Some(first::AnswerKind::Json) => Form::Json(Box::new(Body::new(self.dialect))),
-            Some(first::AnswerKind::Other) => Form::Other,
+            Some(answer_kind::AnswerKind::Json) => Form::Json(Box::new(Body::new(self.dialect))),
+            Some(answer_kind::AnswerKind::Other) => Form::Other,
         };
         self.feed(begin);
     }

@@ -138,7 +138,7 @@ mod tests {
     use sse_stream::{SseBody, SseStream};
 
     use super::*;
-    use crate::protocol::body::Rope;
+    use crate::protocol::body::SegmentedBody;
 
     /// The data of each event.
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, clean_end: bool) -> Vec<Vec<u8>> {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn framing() {
+    fn events_are_found_in_every_framing() {
         for (stream, expected) in [
             ("data: a\n\n", vec!["a"]),
             ("data:a\n\ndata:  b \r\rdata: c\r\n\r\n", vec!["a", " b ", "c"]),
@@ -188,14 +188,14 @@ mod tests {
 
     /// A CR ends the line at once, though a LF may still come: an event is never held back.
     #[test]
-    fn an_event_is_seen_with_its_blank_line() {
+    fn an_event_is_complete_with_its_empty_line() {
         assert_eq!(events([&b"data: a\r\n\r"[..]], false).len(), 1);
         assert_eq!(events([&b"data: a\n"[..]], false).len(), 0);
     }
 
-    /// What the crate sse-stream makes of a stream: decoded, and written again in one form.
+    /// The events of a stream as the crate sse-stream reads them, written in one form.
     fn oracle(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
-        let mut stream = Rope::new();
+        let mut stream = SegmentedBody::new();
         stream.push(Bytes::from(pieces.concat()));
         let mut body = SseBody::new(SseStream::new(stream.body()));
         let mut events = Vec::new();

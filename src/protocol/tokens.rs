@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_changes_a_count_by_a_token_at_most() {
+    fn a_split_changes_a_count_by_at_most_one_token() {
         let text = "模型 and model, модель: {\"a\":  1}".repeat(20);
         let whole = tokens(&text);
         for cut in 0..text.len() {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_file_is_told_from_text() {
+    fn an_encoded_file_is_distinguished_from_text() {
         let file = "iVBORw0KGgoAAAANSUhEUg".repeat(1000);
         let body = format!(r#"{{"model":"m","input":[{{"image_url":"data:image/png;base64,{file}"}}]}}"#);
         let encoded = encoded_bytes(body.as_bytes());

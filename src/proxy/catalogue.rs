@@ -19,10 +19,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Proxy, Tables};
+use super::tables::Tables;
 use crate::{
     auth::Caller,
-    protocol::body::Rope,
+    protocol::body::SegmentedBody,
     upstream::{Upstream, send::Sender},
 };
 
@@ -54,19 +54,19 @@ struct List {
     until: Instant,
 }
 
-impl Proxy {
+impl Catalogue {
     /// Returns the models that a wildcard routes to an upstream with such a model, sorted. Lists only models and upstreams that
     /// the caller may use.
-    pub async fn behind_wildcards(&self, tables: &Tables, caller: &Caller) -> BTreeSet<String> {
+    pub(super) async fn behind_wildcards(&self, tables: &Tables, caller: &Caller) -> BTreeSet<String> {
         let (mut found, now) = (BTreeSet::new(), Instant::now());
         for (index, upstream) in tables.upstreams.iter().enumerate() {
             if !caller.may_use(index) || !tables.routes.has_wildcard_to(index) {
                 continue;
             }
-            let lately = upstream.pool().models_lately(now, LATELY);
+            let lately = upstream.pool().recent_models(now, LATELY);
             found.extend(lately.into_iter().map(|name| (index, name.to_string())));
         }
-        let lists = self.lists(tables, caller).await;
+        let lists = self.refreshed(tables, caller).await;
         for (index, names) in lists {
             found.extend(names.iter().map(|name| (index, name.clone())));
         }
@@ -84,12 +84,12 @@ impl Proxy {
     }
 
     /// Returns the list of each upstream that has a wildcard route and that the caller may use.
-    async fn lists(&self, tables: &Tables, caller: &Caller) -> Vec<(usize, Arc<[String]>)> {
+    async fn refreshed(&self, tables: &Tables, caller: &Caller) -> Vec<(usize, Arc<[String]>)> {
         let asked =
             |(index, _): &(usize, &Arc<Upstream>)| caller.may_use(*index) && tables.routes.has_wildcard_to(*index);
         let wanted: Vec<_> = tables.upstreams.iter().enumerate().filter(asked).collect();
         // The lock is kept during the requests to the upstreams. Other clients wait for the same lists.
-        let mut lists = self.catalogue.lists.lock().await;
+        let mut lists = self.lists.lock().await;
         let mut asking = JoinSet::new();
         for (index, upstream) in &wanted {
             let key = (Arc::clone(&upstream.config.name), upstream.config.base_url.clone());
@@ -119,14 +119,14 @@ async fn ask(sender: &Sender, upstream: &Upstream) -> Option<Vec<String>> {
     let mut parts = upstream.config.base_url.clone().into_parts();
     let path = format!("{}/models", upstream.config.base_url.path().trim_end_matches('/'));
     parts.path_and_query = Some(path.parse().ok()?);
-    let mut request = Request::new(Rope::new().body());
+    let mut request = Request::new(SegmentedBody::new().body());
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
     let headers = request.headers_mut();
     headers.extend(upstream.config.headers.clone());
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut credentials = upstream.credentials("", Instant::now());
-    if let Some((credential, _)) = credentials.find(|(_, condition)| condition.standing.is_usable())
+    if let Some((credential, _)) = credentials.find(|(_, condition)| condition.health_state.is_usable())
         && let Some(value) = credential.value.clone()
     {
         headers.insert(&upstream.config.auth_header, value);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Tables, error::ApiError};
+use super::{error::ApiError, tables::Tables};
 use crate::{
     auth::Caller,
     config::{Config, Key, Unpriced},
@@ -17,7 +17,7 @@ use crate::{
 /// # Errors
 /// When a target has no price, unless the configuration allows that. The cost of a request to such a target would not be
 /// counted.
-pub(super) fn dearest<'a>(
+pub(super) fn highest_costs<'a>(
     tables: &Tables,
     targets: impl Iterator<Item = (&'a Target, &'a Upstream)>,
     asked: Option<&str>,
@@ -34,9 +34,9 @@ pub(super) fn dearest<'a>(
             }
             continue;
         };
-        for (currency, dearest) in Currency::ALL.into_iter().zip(&mut costs) {
+        for (currency, highest) in Currency::ALL.into_iter().zip(&mut costs) {
             let cost = exchange.convert(price.cost(&usage), price.base.currency, currency).unwrap_or_default();
-            *dearest = cost.max(*dearest);
+            *highest = cost.max(*highest);
         }
     }
     Ok(costs)

@@ -4,9 +4,10 @@
 mod body;
 mod head;
 mod state;
+mod status;
 mod url;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -16,16 +17,14 @@ use http::{
 use http_body::Body;
 use serde::Serialize;
 
-pub(super) use url::rejected;
-
+pub(super) use self::status::UPSTREAM;
+use self::status::{is_retryable, kind, source, status};
 use super::{
-    Proxy, RequestArrival, ResponseBody,
-    closing::Closing,
     quota::{self, BudgetTerms},
-    status::{kind, may_heal, source, status},
+    settle::SettleOnDrop,
 };
 use crate::{
-    auth::{AuthError, Caller},
+    auth::AuthError,
     domain::{
         endpoint::Endpoint,
         id::RequestId,
@@ -102,7 +101,7 @@ impl ApiError {
 
     /// A request without a valid key. The answer never repeats the key, not even masked. Only the log says that a key is
     /// disabled, has expired, or comes from an address that is not allowed.
-    pub(super) fn stranger(why: AuthError, mut rejected: RejectedRequest) -> Self {
+    pub(super) fn unauthenticated(why: AuthError, mut rejected: RejectedRequest) -> Self {
         let (message, reason) = match &why {
             AuthError::NoKey => ("You didn't provide an API key. Send one as `Authorization: Bearer <key>`.", "no_key"),
             AuthError::SeveralKeys => ("", "several_keys"),
@@ -148,7 +147,7 @@ impl ApiError {
     }
 
     /// The provider itself answers that it does not have the endpoint.
-    pub(super) fn not_there(endpoint: Endpoint) -> Self {
+    pub(super) fn not_served_by_provider(endpoint: Endpoint) -> Self {
         Self::unsupported(endpoint, "The provider does not serve")
     }
 
@@ -223,7 +222,7 @@ impl ApiError {
         let model = model.as_ref().map(|model| format!(" for the model `{model}`")).unwrap_or_default();
         let bare = format!("{} `{name}`{model}", whose.name());
         let whose = format!("the {bare}");
-        let soon = quota::written(*after);
+        let soon = quota::format_duration(*after);
         let rate =
             |limit, of| format!("Rate limit reached for {whose}: {limit} {of} per minute. Please try again in {soon}.");
         let (problem, message) = match kind {
@@ -268,8 +267,8 @@ impl ApiError {
     }
 
     /// Settles the request with this error and returns the response.
-    pub(super) fn answer(mut self, mut closing: Closing) -> Response<ResponseBody> {
-        let outcome = closing.settlement.outcome();
+    pub(super) fn answer(mut self, mut guard: SettleOnDrop) -> Response<Bytes> {
+        let outcome = guard.settlement.outcome();
         let id = outcome.id;
         if let Some(rejected) = self.rejected.take() {
             outcome.key = rejected.key.clone().or(outcome.key.take());
@@ -277,9 +276,9 @@ impl ApiError {
         }
         if self.problem == Problem::RequestAborted {
             // The client left, so no one reads the answer.
-            closing.close(EndReason::ClientGone);
+            guard.settle(EndReason::ClientGone);
         } else {
-            closing.refuse(self.problem, self.status());
+            guard.refuse(self.problem, self.status());
         }
         self.response(id)
     }
@@ -296,14 +295,14 @@ impl ApiError {
         Bytes::from(serde_json::to_vec(&Envelope { error }).unwrap_or_default())
     }
 
-    fn response(self, id: RequestId) -> Response<ResponseBody> {
+    fn response(self, id: RequestId) -> Response<Bytes> {
         let status = self.status();
-        let mut response = Response::new(ResponseBody::whole(self.body()));
+        let mut response = Response::new(self.body());
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ERROR_SOURCE, HeaderValue::from_static(source(self.problem)));
-        if !may_heal(self.problem) {
+        if !is_retryable(self.problem) {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         match self.problem {
@@ -358,36 +357,6 @@ struct Error<'a> {
     kind: &'static str,
     param: Option<&'static str>,
     code: &'static str,
-}
-
-impl Proxy {
-    /// Answers a request with an error of Tidegate, and settles the request.
-    pub fn refuse(&self, arrival: &RequestArrival, refusal: ApiError) -> Response<ResponseBody> {
-        refusal.answer(self.tables().open(arrival).into())
-    }
-
-    /// Answers a caller with Tidegate's own JSON text, or with an error instead, and settles the request.
-    pub fn answer(
-        &self,
-        arrival: &RequestArrival,
-        caller: &Caller,
-        json: Result<String, ApiError>,
-    ) -> Response<ResponseBody> {
-        let mut settlement = self.tables().open(arrival);
-        settlement.outcome().key = Some(Arc::clone(&caller.name));
-        let body = match json {
-            Ok(json) => Bytes::from(json),
-            Err(refusal) => return refusal.answer(settlement.into()),
-        };
-        let outcome = settlement.outcome();
-        outcome.status = Some(StatusCode::OK);
-        outcome.bytes_down = body.len() as u64;
-        settlement.settle(EndReason::Completed);
-        let mut response = Response::new(ResponseBody::whole(body));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        sign(response.headers_mut(), arrival.id);
-        response
-    }
 }
 
 /// Adds the request's id to a response: always as `x-tidegate-request-id`, and as `x-request-id` unless the upstream sent one.

@@ -9,16 +9,17 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Tables, forward::candidates};
+use super::{placement::candidates::candidates, tables::Tables};
 use crate::{
     auth::Caller,
+    concurrent::random_source::RandomSource,
     config::{OnLostState, Strategy, Unpriced},
     domain::{
-        chance::{self, Dice},
         clock::UnixMillis,
         endpoint::Surface,
+        health_state::HealthState,
         price::Tariff,
-        standing::HealthState,
+        random::{self},
     },
     metrics::Metrics,
     routing::{self, Candidate, Choice, ExclusionReason, Route},
@@ -61,7 +62,12 @@ pub enum ExplainError {
 ///
 /// # Errors
 /// When the key or the model does not exist.
-pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &ExplainQuery) -> Result<String, ExplainError> {
+pub fn explain(
+    tables: &Tables,
+    random: &RandomSource,
+    now: u64,
+    question: &ExplainQuery,
+) -> Result<String, ExplainError> {
     let ExplainQuery { key, model, cache_key, surface } = question;
     let caller = tables.keys.named(key).ok_or_else(|| ExplainError::Key(key.clone()))?;
     if !caller.may_use_model(model) {
@@ -69,8 +75,8 @@ pub fn explain(tables: &Tables, dice: &Dice, now: u64, question: &ExplainQuery) 
     }
     let route = tables.routes.route(model).ok_or_else(|| ExplainError::Model(model.clone()))?;
     let all = candidates(tables, &caller, &route, Some(model), *surface, 0);
-    let preference = cache_key.as_ref().map(|text| chance::seed(&[&caller.name, text]));
-    let choice = routing::choose(&route, all.clone(), preference, 0, dice);
+    let preference = cache_key.as_ref().map(|text| random::seed(&[&caller.name, text]));
+    let choice = routing::choose(&route, all.clone(), preference, 0, random);
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ =
@@ -123,7 +129,7 @@ impl Explanation<'_> {
             self.name(out, candidate)?;
             writeln!(out)?;
             writeln!(out, "       {}", self.position(candidate))?;
-            writeln!(out, "       {}", standing(candidate))?;
+            writeln!(out, "       {}", health_state(candidate))?;
             writeln!(out, "       {}", self.price(candidate))?;
         }
         let left_out: Vec<_> = self.all.iter().filter(|candidate| !self.is_asked(candidate)).collect();
@@ -138,7 +144,7 @@ impl Explanation<'_> {
                 Some(ExclusionReason::Key) => "the key may not use this upstream".to_owned(),
                 Some(ExclusionReason::Surface) => "it does not have this part of the API (its `surface`)".to_owned(),
                 Some(ExclusionReason::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
-                None => standing(candidate),
+                None => health_state(candidate),
             };
             writeln!(out, "       {why}")?;
         }
@@ -233,8 +239,8 @@ impl Explanation<'_> {
     }
 }
 
-fn standing(candidate: &Candidate) -> String {
-    let mut text = match candidate.standing {
+fn health_state(candidate: &Candidate) -> String {
+    let mut text = match candidate.health_state {
         HealthState::InService => "in service".to_owned(),
         HealthState::Probation(cause) => format!("on probation after {}: one request probes it", cause.name()),
         HealthState::Out { cause, left } if left.is_zero() => format!("out after {}: being probed", cause.name()),
@@ -271,15 +277,15 @@ pub struct HealthView {
 }
 
 impl HealthView {
-    fn new(name: Option<&str>, standing: HealthState, in_flight: usize) -> Self {
-        let (state, cause, left) = match standing {
+    fn new(name: Option<&str>, health_state: HealthState, in_flight: usize) -> Self {
+        let (state, cause, left) = match health_state {
             HealthState::InService => ("in_service", None, None),
             HealthState::Probation(cause) => ("probation", Some(cause), None),
             // The cooldown is over and a request probes the upstream. The upstream may be back at any moment.
             HealthState::Out { cause, left } if left.is_zero() => ("out", Some(cause), Some(0)),
             HealthState::Out { cause, left } => ("out", Some(cause), Some(left.as_secs() + 1)),
         };
-        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::standing::EjectionCause::name));
+        let (name, cause) = (name.map(str::to_owned), cause.map(crate::domain::health_state::EjectionCause::name));
         Self { name, state, cause, seconds_left: left, in_flight, queued: None, credentials: Vec::new() }
     }
 }
@@ -290,12 +296,12 @@ impl Tables {
         let now = Instant::now();
         let of = |upstream: &Arc<crate::upstream::Upstream>| {
             let pool = upstream.pool();
-            let mut state = HealthView::new(Some(pool.name()), pool.standing_at_best(now), pool.in_flight());
+            let mut state = HealthView::new(Some(pool.name()), pool.best_health_state(now), pool.in_flight());
             state.queued = Some(pool.queued());
             // An upstream without credentials has one nameless credential, with the same health state.
             state.credentials = pool
                 .credentials(now)
-                .map(|(name, standing, in_flight)| HealthView::new(name, standing, in_flight))
+                .map(|(name, health_state, in_flight)| HealthView::new(name, health_state, in_flight))
                 .collect();
             state
         };
@@ -308,11 +314,11 @@ impl Tables {
         metrics.health.clear();
         for upstream in &self.upstreams {
             let pool = upstream.pool();
-            metrics.health.show(pool.name(), None, pool.standing_at_best(now).is_usable(), pool.in_flight());
+            metrics.health.show(pool.name(), None, pool.best_health_state(now).is_usable(), pool.in_flight());
             metrics.health.show_queued(pool.name(), pool.queued());
-            for (name, standing, in_flight) in pool.credentials(now) {
+            for (name, health_state, in_flight) in pool.credentials(now) {
                 if name.is_some() {
-                    metrics.health.show(pool.name(), name, standing.is_usable(), in_flight);
+                    metrics.health.show(pool.name(), name, health_state.is_usable(), in_flight);
                 }
             }
         }
@@ -324,7 +330,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::standing::EjectionCause;
+    use crate::domain::health_state::EjectionCause;
 
     #[test]
     fn who_is_being_probed_has_no_seconds_left() {

@@ -7,10 +7,9 @@ use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header::ACCEPT};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::Proxy;
+use super::gateway::Proxy;
 use crate::{
     affinity::Recalled,
     domain::{
@@ -20,12 +19,12 @@ use crate::{
     },
     metering::{AT_ONCE, PollAnswer, Polling},
     protocol::{
-        body::Rope,
+        body::SegmentedBody,
         observe::{AnswerDialect, Observation, Observer, ResponseStatus},
     },
     store::sql::PendingRow,
     upstream::{
-        Credential, Upstream,
+        AnswerBody, Credential, Upstream,
         headers::{self, Media, RequestFacts},
     },
 };
@@ -57,12 +56,12 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
 }
 
 async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, PollAnswer) {
-    let told = timeout(WITHIN, ask(&proxy, &row)).await.ok().flatten();
+    let told = timeout(WITHIN, poll(&proxy, &row)).await.ok().flatten();
     (row, told.unwrap_or(PollAnswer::Failed))
 }
 
 /// Polls one response. `None` = no usable answer.
-async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
+async fn poll(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let tables = proxy.tables();
     let path = format!("/v1/responses/{}", row.response_id);
     let resource = Endpoint::RetrieveResponse.resource(&path)?;
@@ -70,9 +69,9 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     let (upstream, sender) = (tables.upstreams.get(index)?, tables.senders.get(index)?);
     let caller = row.key.as_deref().and_then(|key| tables.keys.named(key));
     let owner = caller.map_or_else(|| Owner::new(row.key.as_deref().unwrap_or_default(), None), |caller| caller.owner);
-    let credential = holder(proxy, upstream, row, owner).await?;
+    let credential = credential_for(proxy, upstream, row, owner).await?;
 
-    let mut request = Request::new(Rope::new().body());
+    let mut request = Request::new(SegmentedBody::new().body());
     *request.uri_mut() = upstream.uri(&resource, None).ok()?;
     let facts = RequestFacts { has_body: false, owner, turn_issuer: None };
     let wants = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
@@ -90,7 +89,12 @@ async fn ask(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
 }
 
 /// Returns the credential for the poll: the one that created the response, or another one of the same account.
-async fn holder<'a>(proxy: &Proxy, upstream: &'a Upstream, row: &PendingRow, owner: Owner) -> Option<&'a Credential> {
+async fn credential_for<'a>(
+    proxy: &Proxy,
+    upstream: &'a Upstream,
+    row: &PendingRow,
+    owner: Owner,
+) -> Option<&'a Credential> {
     let all = || (0..).map_while(|index| upstream.credential(index));
     if let Some(same) = all().find(|credential| credential.name.as_deref() == row.credential.as_deref()) {
         return Some(same);
@@ -99,11 +103,11 @@ async fn holder<'a>(proxy: &Proxy, upstream: &'a Upstream, row: &PendingRow, own
     let reference = Reference::new(Kind::Response, row.response_id.as_bytes());
     let recalled = proxy.origins.recall_all(&[reference], owner, proxy.clock.since_epoch()).await;
     let origin = recalled.into_iter().find_map(Recalled::anyones)?;
-    all().find(|credential| credential.seat == origin.account)
+    all().find(|credential| credential.account_id == origin.account)
 }
 
 /// Reads an answer to its end.
-async fn read(mut body: Incoming, mut observer: Observer) -> Option<Observer> {
+async fn read(mut body: AnswerBody, mut observer: Observer) -> Option<Observer> {
     let mut left = MOST_BYTES;
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let Ok(data) = frame.ok()?.into_data() else { continue };

@@ -42,7 +42,7 @@ pub(super) fn write(headers: &mut HeaderMap, quotas: &Quotas) {
         let [limits, remains, resets] = names;
         headers.insert(limits, limit.into());
         headers.insert(remains, remaining.into());
-        if let Ok(value) = HeaderValue::try_from(written(reset)) {
+        if let Ok(value) = HeaderValue::try_from(format_duration(reset)) {
             headers.insert(resets, value);
         }
     }
@@ -83,7 +83,7 @@ impl BudgetTerms {
 }
 
 /// Formats a time as OpenAI and Go do: `12ms`, `8.64s`, `6m0s`. Rounds up, so that no client retries too early.
-pub(super) fn written(time: Duration) -> String {
+pub(super) fn format_duration(time: Duration) -> String {
     let millis = time.as_nanos().div_ceil(1_000_000);
     if millis < 1000 {
         return format!("{millis}ms");
@@ -113,7 +113,7 @@ mod tests {
             (90_500_000, "1m30.5s"),
             (360_000_000, "6m0s"),
         ] {
-            assert_eq!(written(Duration::from_micros(micros)), text);
+            assert_eq!(format_duration(Duration::from_micros(micros)), text);
         }
     }
 }

@@ -4,7 +4,7 @@
 use jiff::{Timestamp, civil::Date};
 use serde_json::{Value, json};
 
-use super::{Proxy, Tables, error::ApiError};
+use super::{error::ApiError, gateway::Proxy, tables::Tables};
 use crate::{
     auth::Caller,
     domain::{

@@ -4,11 +4,9 @@ use std::{cmp::Ordering, time::Duration};
 
 use super::Route;
 use crate::{
+    concurrent::random_source::RandomSource,
     config::Strategy,
-    domain::{
-        chance::{Dice, unit},
-        standing::HealthState,
-    },
+    domain::{health_state::HealthState, random::unit},
 };
 
 /// One way to serve a request: a target of the model and one credential of that upstream, with their state now.
@@ -27,7 +25,7 @@ pub struct Candidate {
     /// Why the candidate cannot serve this request at all; none = the candidate can.
     pub exclusion: Option<ExclusionReason>,
     /// Health state of the upstream and the credential together.
-    pub standing: HealthState,
+    pub health_state: HealthState,
     /// Whether the candidate has reached its maximum number of requests in progress.
     pub full: bool,
     /// Requests in progress with this credential.
@@ -85,17 +83,17 @@ pub fn choose(
     mut candidates: Vec<Candidate>,
     preference: Option<u64>,
     turn: usize,
-    dice: &Dice,
+    random: &RandomSource,
 ) -> Choice {
     candidates.retain(|candidate| candidate.exclusion.is_none());
-    let last_resort = !candidates.iter().any(|candidate| candidate.standing.is_usable());
+    let last_resort = !candidates.iter().any(|candidate| candidate.health_state.is_usable());
     if !last_resort {
-        candidates.retain(|candidate| candidate.standing.is_usable());
+        candidates.retain(|candidate| candidate.health_state.is_usable());
     }
     if candidates.len() < 2 {
         return Choice { candidates, last_resort };
     }
-    let scores = scores(route, &candidates, preference, dice);
+    let scores = scores(route, &candidates, preference, random);
     // Turns are counted among the remaining candidates of the target. Otherwise the candidate after an ejected one would get the
     // turns of both.
     let turn_distance = |index: usize, candidate: &Candidate| {
@@ -116,8 +114,8 @@ pub fn choose(
     let ranks: Vec<Rank> = candidates.iter().enumerate().map(|(index, candidate)| rank(index, candidate)).collect();
     let mut ranked: Vec<(Rank, Candidate)> = ranks.into_iter().zip(candidates).collect();
     ranked.sort_by(|(one, a), (other, b)| {
-        let standing = if last_resort { a.standing.badness(&b.standing) } else { Ordering::Equal };
-        standing.then_with(|| one.order(other))
+        let health_state = if last_resort { a.health_state.badness(&b.health_state) } else { Ordering::Equal };
+        health_state.then_with(|| one.order(other))
     });
     Choice { candidates: ranked.into_iter().map(|(_, candidate)| candidate).collect(), last_resort }
 }
@@ -145,7 +143,7 @@ struct Score {
 
 /// The score of each target that has a candidate: `-ln(u) / weight`, with a random `u`. Each target then has the lowest score in
 /// proportion to its weight. The same is true for the remaining targets, as if targets were drawn one after the other.
-fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, dice: &Dice) -> Vec<Score> {
+fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, random: &RandomSource) -> Vec<Score> {
     let mut scores: Vec<Score> = Vec::with_capacity(route.targets.len());
     for candidate in candidates {
         if scores.iter().any(|score| score.target == candidate.target) {
@@ -153,7 +151,7 @@ fn scores(route: &Route<'_>, candidates: &[Candidate], preference: Option<u64>, 
         }
         let Some(target) = route.targets.get(candidate.target) else { continue };
         let draw = match preference {
-            None => dice.draw(),
+            None => random.draw(),
             // Each further model at the same upstream gets its own draw. With a shared draw, the target with more weight would
             // always win.
             Some(preference) => {

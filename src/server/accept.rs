@@ -10,33 +10,34 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     bind::Listener,
-    connection::{self, Shared},
-    limits::Limits,
+    connection::{self, ServerContext},
+    deadlines::Deadlines,
     service::Service,
 };
 
-/// When accepting fails for want of something (file descriptors above all), trying at once would only spin.
+/// The pause after a failed accept. Such failures mostly mean that file descriptors ran out, and an immediate retry
+/// would spin.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Failures to accept come many times a second and are all alike: the log gets one line of them in this time.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// The time between two log lines about failed accepts: such failures are all alike and may come many times a second.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Accepts until drained, then waits for the connections to end. `limits` tells those of a new connection; `slots` bounds
-/// the number of connections, over all listeners.
+/// Accepts connections until the drain begins, then waits for the open connections to end. `deadlines` holds the deadlines
+/// for the next connection. `slots` bounds the number of connections over all listeners.
 ///
 /// # Errors
-/// When the runtime refuses the listener.
+/// If the runtime refuses the listener.
 pub async fn run<S: Service>(
     listener: impl Into<Listener>,
-    mut shared: Shared<S>,
-    limits: watch::Receiver<Limits>,
+    mut shared: ServerContext<S>,
+    deadlines: watch::Receiver<Deadlines>,
     slots: Arc<Semaphore>,
 ) -> io::Result<()> {
     let listener = listener.into().accepting()?;
     let connections = TaskTracker::new();
     let heartbeat = Arc::clone(&shared.heartbeat);
     let beating = tokio::spawn(async move { heartbeat.beat().await });
-    let mut failures = Failures::default();
+    let mut failures = AcceptFailures::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -45,16 +46,16 @@ pub async fn run<S: Service>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Taken after the connection: a listener that holds a slot while nobody comes would keep it from the
-                // others. Without a free one this connection waits, and those after it in the backlog.
+                // The slot is taken after the accept: an idle listener that held a slot would keep it from the others.
+                // Without a free slot this connection waits, and later ones wait in the kernel's backlog.
                 let slot = tokio::select! {
                     biased;
                     () = shared.shutdown.draining() => break,
                     slot = Arc::clone(&slots).acquire_owned() => slot,
                 };
-                // Never closed.
+                // The semaphore is never closed, so this cannot fail.
                 let Ok(slot) = slot else { break };
-                shared.limits = *limits.borrow();
+                shared.deadlines = *deadlines.borrow();
                 let serving = connection::serve(stream, peer, shared.clone());
                 connections.spawn(async move {
                     serving.await;
@@ -63,7 +64,7 @@ pub async fn run<S: Service>(
             }
             Err(error) => {
                 if let Some(failed) = failures.count(Instant::now()) {
-                    tracing::warn!(%error, failed, "connections could not be accepted: clients wait until the system allows more");
+                    tracing::warn!(%error, failed, "connections could not be accepted: clients wait until the system allows more. Check the limit of open files");
                 }
                 tokio::time::sleep(BACK_OFF).await;
             }
@@ -76,23 +77,23 @@ pub async fn run<S: Service>(
     Ok(())
 }
 
-/// Failures of one listener to accept.
+/// Counts failed accepts of one listener for the log.
 #[derive(Default)]
-struct Failures {
-    /// Those that the log does not tell of yet.
-    untold: u64,
-    told: Option<Instant>,
+struct AcceptFailures {
+    /// Failures that were not logged yet.
+    unlogged: u64,
+    logged: Option<Instant>,
 }
 
-impl Failures {
-    /// Counts one. Returned is how many to tell of, if it is time to.
+impl AcceptFailures {
+    /// Counts one failure. Returns the number to log if a log line is due.
     fn count(&mut self, now: Instant) -> Option<u64> {
-        self.untold += 1;
-        if self.told.is_some_and(|told| now < told + TELL_EVERY) {
+        self.unlogged += 1;
+        if self.logged.is_some_and(|logged| now < logged + LOG_INTERVAL) {
             return None;
         }
-        self.told = Some(now);
-        Some(std::mem::take(&mut self.untold))
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.unlogged))
     }
 }
 
@@ -101,10 +102,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_to_accept_are_told_of_once_a_second() {
+    fn failed_accepts_are_logged_once_a_second() {
         let began = Instant::now();
-        let mut failures = Failures::default();
-        let told = (0..60).filter_map(|turn| failures.count(began + BACK_OFF * turn)).collect::<Vec<_>>();
-        assert_eq!(told, [1, 20, 20]);
+        let mut failures = AcceptFailures::default();
+        let logged = (0..60).filter_map(|turn| failures.count(began + BACK_OFF * turn)).collect::<Vec<_>>();
+        assert_eq!(logged, [1, 20, 20]);
     }
 }

@@ -1,7 +1,7 @@
-//! Unix sockets beside addresses: a listener of either kind, and the file of the one.
+//! Listeners on TCP addresses and on Unix sockets.
 //!
-//! A connection over a Unix socket is served as one from 127.0.0.1: whoever may use the file is on this machine. So `trusted_proxies` and
-//! the networks of keys need no word of their own for it.
+//! A connection over a Unix socket counts as one from 127.0.0.1: every program that may use the socket runs on this
+//! machine. Therefore `trusted_proxies` and the networks of keys need no syntax for sockets.
 
 use std::{
     io,
@@ -20,55 +20,55 @@ use std::{
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// The owner and the group may connect. Whoever else should, such as a proxy, belongs into the group.
+/// The file mode of a Unix socket: its owner and its group may connect. Add a proxy's user to the group.
 #[cfg(unix)]
 const MODE: u32 = 0o660;
 
-/// A listener before it accepts.
+/// A bound listener that does not accept yet.
 #[derive(Debug)]
-pub struct Listener(Kind);
+pub struct Listener(ListenerKind);
 
 #[derive(Debug)]
-enum Kind {
+enum ListenerKind {
     Address(std::net::TcpListener),
     #[cfg(unix)]
-    Socket(UnixListener, Arc<File>),
+    Socket(UnixListener, Arc<SocketFile>),
 }
 
-/// One that accepts.
+/// A listener that accepts.
 pub(super) enum Accepting {
     Address(TcpListener),
     #[cfg(unix)]
     Socket {
         listener: tokio::net::UnixListener,
-        _file: Arc<File>,
+        _file: Arc<SocketFile>,
     },
 }
 
-/// The file of a Unix socket: removed with the last listener on it, unless somebody put another one in its place.
+/// The file of a Unix socket. The last listener removes the file, unless another process replaced it.
 #[cfg(unix)]
 #[derive(Debug)]
-pub(super) struct File {
+pub(super) struct SocketFile {
     path: Arc<Path>,
     identity: Option<(u64, u64)>,
 }
 
 impl From<std::net::TcpListener> for Listener {
     fn from(listener: std::net::TcpListener) -> Self {
-        Self(Kind::Address(listener))
+        Self(ListenerKind::Address(listener))
     }
 }
 
 impl Listener {
-    /// To be called inside of a runtime.
+    /// Starts to accept. Must be called inside a runtime.
     pub(super) fn accepting(self) -> io::Result<Accepting> {
         match self.0 {
-            Kind::Address(listener) => {
+            ListenerKind::Address(listener) => {
                 listener.set_nonblocking(true)?;
                 TcpListener::from_std(listener).map(Accepting::Address)
             }
             #[cfg(unix)]
-            Kind::Socket(listener, file) => {
+            ListenerKind::Socket(listener, file) => {
                 listener.set_nonblocking(true)?;
                 Ok(Accepting::Socket { listener: tokio::net::UnixListener::from_std(listener)?, _file: file })
             }
@@ -77,15 +77,15 @@ impl Listener {
 }
 
 impl Accepting {
-    /// The next connection, and the address that it counts as.
+    /// Accepts the next connection. Returns it with the client's address.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, IpAddr)> {
         match self {
             Self::Address(listener) => listener.accept().await.map(|(stream, peer)| (stream, peer.ip())),
             #[cfg(unix)]
             Self::Socket { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                // Connections are read, written and shut down by the same calls, whatever kind of socket they are. Options of
-                // TCP alone fail on this one, which does no harm: it never waits for more to send.
+                // All socket kinds are read, written and shut down by the same system calls, so a Unix socket can pass
+                // as a TCP stream. TCP options fail on it, which does no harm: a Unix socket never delays small writes.
                 let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
                 Ok((TcpStream::from_std(stream)?, Ipv4Addr::LOCALHOST.into()))
             }
@@ -93,17 +93,17 @@ impl Accepting {
     }
 }
 
-/// `count` listeners on one Unix socket. A file that a killed process left behind gives way; where somebody listens it does not, nor does
-/// anything that is no socket.
+/// Creates `count` listeners on one Unix socket. A stale file of a killed process is replaced. A socket on which a
+/// process listens, or a file of another kind, is an error.
 ///
 /// # Errors
-/// When the system refuses the path, or something else is there.
+/// If the system refuses the path, or the path is in use.
 #[cfg(unix)]
 pub fn listen_on_socket(path: &Arc<Path>, count: usize) -> io::Result<Vec<Listener>> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
-        Ok(there) if !there.file_type().is_socket() => {
+        Ok(existing) if !existing.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there already"));
         }
         Ok(_) => match UnixStream::connect(path) {
@@ -112,34 +112,35 @@ pub fn listen_on_socket(path: &Arc<Path>, count: usize) -> io::Result<Vec<Listen
             Err(error) => return Err(error),
         },
     }
-    // Under another name until it has its mode: so nobody is there too early, and nobody is refused in between.
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let _ = std::fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh)?;
-    let placed = std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(MODE))
-        .and_then(|()| std::fs::rename(&fresh, path));
+    // The socket is bound under a temporary name until it has its mode. Thus nobody can connect too early, and no
+    // client is refused in between.
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(MODE))
+        .and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = placed {
-        let _ = std::fs::remove_file(&fresh);
+        let _ = std::fs::remove_file(&temporary);
         return Err(error);
     }
-    let file = Arc::new(File { path: Arc::clone(path), identity: identity(path) });
+    let file = Arc::new(SocketFile { path: Arc::clone(path), identity: identity(path) });
     let mut listeners = Vec::with_capacity(count);
     for _ in 1..count {
-        listeners.push(Listener(Kind::Socket(listener.try_clone()?, Arc::clone(&file))));
+        listeners.push(Listener(ListenerKind::Socket(listener.try_clone()?, Arc::clone(&file))));
     }
-    listeners.push(Listener(Kind::Socket(listener, file)));
+    listeners.push(Listener(ListenerKind::Socket(listener, file)));
     Ok(listeners)
 }
 
-/// Which file lies at a path.
+/// Identifies the file at a path by device and inode.
 #[cfg(unix)]
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 #[cfg(unix)]
-impl Drop for File {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path) == self.identity {
             let _ = std::fs::remove_file(&self.path);

@@ -1,4 +1,4 @@
-//! The body of a request.
+//! Request bodies as the service reads them.
 
 use std::{
     pin::Pin,
@@ -15,9 +15,9 @@ use super::streams::Streams;
 /// away.
 #[derive(Debug)]
 pub struct RequestBody {
-    /// None once it ended or failed.
+    /// `None` once the body ended or failed.
     body: Option<Incoming>,
-    /// None over HTTP/1.1.
+    /// `None` over HTTP/1.1.
     streams: Option<Streams>,
 }
 

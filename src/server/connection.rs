@@ -1,6 +1,6 @@
-//! One connection of a client: hyper's HTTP/1.1 on it, and around hyper what it lacks. It has one timer for the head
-//! and for idling, and none for a client that does not read. It cannot tell a client that left from one that closed its
-//! sending side with its request and waits for the answer.
+//! Serves one client connection. hyper speaks HTTP; this module adds what hyper lacks: separate deadlines for the head,
+//! for idle time and for a client that does not read, and a test of whether a client left or only closed its sending
+//! side.
 
 use std::{
     future::poll_fn,
@@ -21,58 +21,58 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    framing::{Fault, Framing},
+    deadlines::Deadlines,
+    framing::{Framing, FramingError},
     guard::Guard,
     heartbeat::Heartbeat,
-    http_version::Http,
+    http_version::HttpConnection,
     http2,
-    limits::Limits,
-    observer::{Client, Observer, Open, Rejection},
+    observer::{Client, Observer, OpenConnection, Rejection},
     progress::Progress,
     requests::Requests,
     service::Service,
     shutdown::Shutdown,
-    socket::{Socket, Wire, failed, left, linger, probe},
+    socket::{self, Socket, Transport, connection_broken, enable_keepalive, linger},
     streams::Streams,
     tls, unread,
 };
 
-/// A request's head may be this long (`Framing` is asked first), and hyper's buffers grow no further (its own default is 417,792 bytes).
-/// OpenAI documents 64 KiB for all headers together.
+/// The longest head of a request, and the limit of hyper's buffers, which is 417,792 bytes by default. `Framing` checks
+/// the head first. OpenAI documents 64 KiB for all headers together.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
-/// What every connection of a listener shares.
+/// The state that all connections of a listener share.
 #[derive(Clone)]
-pub struct Shared<S> {
-    /// What answers requests.
+pub struct ServerContext<S> {
+    /// Answers the requests.
     pub service: S,
     /// The deadlines of the next connection.
-    pub limits: Limits,
-    /// Tells when to end.
+    pub deadlines: Deadlines,
+    /// The shutdown signal.
     pub shutdown: Shutdown,
-    /// Is told what happens.
+    /// Receives the events of connections.
     pub observer: Arc<dyn Observer>,
-    /// None speaks plain http.
-    pub tls: Option<Secure>,
-    /// Beats while the listener runs.
+    /// TLS. `None` means plain HTTP.
+    pub tls: Option<TlsContext>,
+    /// The worker's heartbeat, which runs while the listener accepts.
     pub heartbeat: Arc<Heartbeat>,
 }
 
-/// What connections with TLS share.
+/// The state that TLS connections share.
 #[derive(Clone)]
-pub struct Secure {
-    /// Shakes hands.
+pub struct TlsContext {
+    /// Performs TLS handshakes.
     pub acceptor: TlsAcceptor,
-    /// Over HTTP/2, a request beside others on its connection takes one too.
+    /// Limits connections. Each additional concurrent request of an HTTP/2 connection takes a slot, too.
     pub slots: Arc<Semaphore>,
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve<S: Service>(stream: TcpStream, peer: IpAddr, shared: Shared<S>) {
-    // An event must go out when it comes: Nagle's algorithm would hold the tail back for 40 ms.
+/// Serves a connection until it ends.
+pub(super) async fn serve<S: Service>(stream: TcpStream, peer: IpAddr, shared: ServerContext<S>) {
+    // Nagle's algorithm could delay the end of a streamed event by 40 ms.
     let _ = stream.set_nodelay(true);
     let client = shared.observer.opened(peer);
-    let _open = Open(&*shared.observer);
+    let _open = OpenConnection(&*shared.observer);
     let (read, write) = stream.into_split();
     let write = Arc::new(write);
     let progress =
@@ -81,64 +81,64 @@ pub(super) async fn serve<S: Service>(stream: TcpStream, peer: IpAddr, shared: S
     let connection = Connection { shared: &shared, write, progress, client };
     match &shared.tls {
         None => connection.http1(socket).await,
-        // Boxed, as it is larger: plain connections shall not pay for it.
+        // This future is larger. Boxing it keeps plain connections small.
         Some(secure) => Box::pin(connection.tls(socket, secure)).await,
     }
 }
 
-/// A connection beside what is spoken on it.
+/// A connection without its transport.
 struct Connection<'a, S> {
-    shared: &'a Shared<S>,
+    shared: &'a ServerContext<S>,
     write: Arc<OwnedWriteHalf>,
     progress: Arc<Progress>,
     client: Arc<dyn Client>,
 }
 
 impl<S: Service> Connection<'_, S> {
-    /// Shakes hands, and goes on with what the client chose.
-    async fn tls(self, socket: Socket, secure: &Secure) {
+    /// Performs the handshake, then serves the HTTP version that the client chose.
+    async fn tls(self, socket: Socket, secure: &TlsContext) {
         let shutdown = &self.shared.shutdown;
         let observer = &self.shared.observer;
         let accepted = tokio::select! {
             biased;
-            accepted = timeout(self.shared.limits.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
-            // No request can be lost.
+            accepted = timeout(self.shared.deadlines.first_byte, tls::accept(&secure.acceptor, socket)) => accepted,
+            // No request came yet, so none is lost.
             () = shutdown.draining() => return,
         };
         match accepted {
             Ok(Ok(Err(socket))) => {
                 observer.tls_failed();
-                self.close(socket, End::last(observer.rejection(Rejection::PlainHttp))).await;
+                self.close(socket, CloseMode::last(observer.rejection(Rejection::PlainHttp))).await;
             }
             Ok(Ok(Ok((stream, is_h2)))) => {
-                self.progress.greeted(is_h2);
+                self.progress.handshake_done(is_h2);
                 if is_h2 {
                     self.http2(stream, Arc::clone(&secure.slots)).await;
                 } else {
                     self.http1(stream).await;
                 }
             }
-            // Who only looks whether somebody listens, or gives up, is no failure of TLS.
+            // A port check, or a client that gives up, is no TLS failure.
             Ok(Err(error)) => {
                 if error.kind() == io::ErrorKind::InvalidData {
                     tracing::debug!(%error, "a TLS handshake failed");
                     observer.tls_failed();
                 }
             }
-            Err(_) => observer.cut("tls_handshake"),
+            Err(_) => observer.deadline_passed("tls_handshake"),
         }
     }
 
-    async fn http1<W: Wire>(self, wire: W) {
+    async fn http1<W: Transport>(self, wire: W) {
         let framing = Framing::new(MAX_BUFFER);
         let io = Guard { wire, progress: Arc::clone(&self.progress), framing };
         let mut builder = http1::Builder::new();
-        // Its header timer stays off: ours tells heads from idling. Nor does it end a request because the client closed its
-        // sending side: `drive` decides whether that client left.
+        // hyper's header timer stays off: `Progress` distinguishes the head's deadline from idle time. hyper also keeps
+        // a request when the client closes its sending side: `drive` decides whether that client left.
         builder.max_buf_size(MAX_BUFFER).half_close(true).header_read_timeout(None);
         let mut connection = builder.serve_connection(TokioIo::new(io), self.requests());
         let end = self.drive(&mut connection).await;
-        // What is under way ends here.
+        // This drops the requests in progress.
         let wire = connection.into_parts().io.into_inner().wire;
         if let Some(fault) = self.progress.fault() {
             self.shared.observer.malformed(fault);
@@ -148,13 +148,13 @@ impl<S: Service> Connection<'_, S> {
 
     async fn http2(self, stream: TlsStream<Socket>, slots: Arc<Semaphore>) {
         let Self { shared, progress, client, .. } = &self;
-        let write_stall = shared.limits.write_stall;
+        let write_stall = shared.deadlines.write_stall;
         let observer = Arc::clone(&shared.observer);
         let streams = Streams::new(Arc::clone(progress), Arc::clone(client), observer, slots, write_stall);
         let requests = Requests { streams: Some(streams.clone()), ..self.requests() };
         let builder = http2::builder(streams.clone(), write_stall);
         let mut connection = Box::pin(builder.serve_connection(TokioIo::new(stream), requests));
-        // hyper says farewell itself, where it ends in order.
+        // On a graceful end, hyper sends GOAWAY itself.
         self.drive(&mut connection).await;
         drop(connection);
         streams.ended().await;
@@ -169,25 +169,25 @@ impl<S: Service> Connection<'_, S> {
         }
     }
 
-    /// Closes the connection so that it looks to the client as it ended.
-    async fn close<W: Wire>(self, mut wire: W, end: End) {
+    /// Closes the connection so that the client sees how it ended.
+    async fn close<W: Transport>(self, mut wire: W, end: CloseMode) {
         let Self { shared, write, progress, .. } = self;
         if let Some(answer) = &end.answer {
-            once(|cx| Pin::new(&mut wire).poll_write(cx, answer.as_bytes())).await;
+            poll_once(|cx| Pin::new(&mut wire).poll_write(cx, answer.as_bytes())).await;
         }
-        if end.farewell {
-            once(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
+        if end.close_notify {
+            poll_once(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
         }
         let mut socket = wire.into_socket();
         if progress.is_open_ended() {
-            // Closing in order would be the end of this body: only a reset shows that it was cut.
+            // A normal close would look like the end of this body. Only a reset shows the client that the body was cut.
             let _ = write.as_ref().as_ref().set_zero_linger();
             drop(socket);
             if let Some(write) = Arc::into_inner(write) {
                 write.forget();
             }
         } else if end.linger {
-            // Ends the writing side.
+            // Dropping the writing half sends FIN.
             drop((write, socket.write));
             tokio::select! {
                 () = linger(&mut socket.read) => {}
@@ -197,8 +197,8 @@ impl<S: Service> Connection<'_, S> {
     }
 }
 
-/// Polls once: what does not go out at once is not waited for.
-async fn once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) {
+/// Polls once. Bytes that the socket does not accept at once are dropped.
+async fn poll_once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) {
     let mut poll = poll;
     poll_fn(|cx| {
         let _ = poll(cx);
@@ -207,163 +207,169 @@ async fn once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) {
     .await;
 }
 
-/// Why a connection is over.
-enum Event {
-    /// hyper is done with it: whether in order.
+/// What happened on a connection.
+enum ConnectionEvent {
+    /// hyper finished the connection. Says whether without an error.
     Done(bool),
     /// The client closed its sending side.
     Closed,
-    /// The connection is broken: what is written goes nowhere.
+    /// The connection is broken: nothing reaches the client any more.
     Broken,
-    /// A deadline ran out.
+    /// A deadline passed.
     Deadline(&'static str),
-    /// What should be the head of a request is none, and everything before it is answered.
-    Malformed(Fault),
-    /// Tidegate stops taking requests, at least on this connection.
+    /// The next input is no valid request head, and all earlier requests are answered.
+    Malformed(FramingError),
+    /// The server accepts no more requests, at least on this connection.
     Drain,
-    /// Tidegate stops.
+    /// The server stops.
     Stop,
 }
 
-/// How a connection is closed.
+/// How to close a connection.
 #[derive(Default)]
-struct End {
-    /// What is still to be said, past hyper.
+struct CloseMode {
+    /// A last answer, written without hyper.
     answer: Option<String>,
-    /// Whether the client may take this end for the end of what it got.
-    farewell: bool,
-    /// Whether it may still be sending.
+    /// Whether to close TLS with a `close_notify`, so that the client takes this end as complete.
+    close_notify: bool,
+    /// Whether to read for a moment what the client still sends.
     linger: bool,
 }
 
-impl End {
-    /// Nothing is told.
-    const CUT: Self = Self { answer: None, farewell: false, linger: false };
-    /// With this answer, of which the client may still be sending the request.
+impl CloseMode {
+    /// Close without a last word.
+    const CUT: Self = Self { answer: None, close_notify: false, linger: false };
+    /// Close with this answer while the client may still send its request.
     const fn last(answer: String) -> Self {
-        Self { answer: Some(answer), farewell: true, linger: true }
+        Self { answer: Some(answer), close_notify: true, linger: true }
     }
 
-    /// Nothing was under way.
-    const QUIET: Self = Self { farewell: true, ..Self::CUT };
+    /// Close an idle connection.
+    const QUIET: Self = Self { close_notify: true, ..Self::CUT };
 }
 
 impl<S: Service> Connection<'_, S> {
-    /// Runs the connection until it is over. What is under way ends with the connection, so the reason is told to
-    /// `client` before this returns.
-    async fn drive<H: Http>(&self, connection: &mut H) -> End {
+    /// Runs the connection until it ends. Requests in progress end with the connection, so `client` learns the reason
+    /// before this returns.
+    async fn drive<H: HttpConnection>(&self, connection: &mut H) -> CloseMode {
         let Self { shared, write, progress, client } = self;
-        let mut timer = pin!(sleep_until(Instant::now() + shared.limits.first_byte));
-        let (mut left, mut failed) = (pin!(left(write)), pin!(failed(write)));
+        let mut timer = pin!(sleep_until(Instant::now() + shared.deadlines.first_byte));
+        let (mut half_closed, mut broken) = (pin!(socket::sending_side_closed(write)), pin!(connection_broken(write)));
         let mut watch = pin!(unread::watch(write, progress));
         // Whether the client closed its sending side.
-        let mut closed = false;
+        let mut sending_side_closed = false;
         let mut drain = pin!(shared.shutdown.draining());
         let mut stop = pin!(shared.shutdown.stopped());
-        // Whether hyper knows that the connection shall end.
-        let mut told = false;
-        let mut at_rest = false;
+        // Whether hyper was told to shut down gracefully.
+        let mut shutdown_started = false;
+        let mut was_idle = false;
         loop {
             let event = tokio::select! {
                 biased;
-                event = poll_fn(|cx| poll(connection, told, progress, &shared.limits, timer.as_mut(), cx)) => event,
-                () = &mut left, if !closed => Event::Closed,
-                never = &mut watch, if !closed && !H::MULTIPLEXED => match never {},
-                () = &mut failed, if closed && !progress.has_left() => Event::Broken,
-                () = &mut drain, if !told => Event::Drain,
-                () = &mut stop => Event::Stop,
+                event = poll_fn(|cx| poll(connection, shutdown_started, progress, &shared.deadlines, timer.as_mut(), cx)) => event,
+                () = &mut half_closed, if !sending_side_closed => ConnectionEvent::Closed,
+                never = &mut watch, if !sending_side_closed && !H::MULTIPLEXED => match never {},
+                () = &mut broken, if sending_side_closed && !progress.has_client_left() => ConnectionEvent::Broken,
+                () = &mut drain, if !shutdown_started => ConnectionEvent::Drain,
+                () = &mut stop => ConnectionEvent::Stop,
             };
             match event {
-                // Who was at rest when the drain began has no answer that could be lost, and shall not hold the end up.
-                Event::Done(in_order) => return End { answer: None, farewell: in_order, linger: !at_rest },
+                // A connection that was idle when the drain began has no answer to lose and must not delay the
+                // shutdown.
+                ConnectionEvent::Done(in_order) => {
+                    return CloseMode { answer: None, close_notify: in_order, linger: !was_idle };
+                }
                 // HTTP/2 has no half-closed connections.
-                Event::Closed
+                ConnectionEvent::Closed
                     if !H::MULTIPLEXED
                         && (progress.is_half_closed() || progress.closes_with_unread(unread::unread(write))) =>
                 {
-                    closed = true;
-                    probe(write);
+                    sending_side_closed = true;
+                    enable_keepalive(write);
                 }
-                // Between two requests hyper sees the end by itself, and what is already in its buffer gets no service.
-                Event::Closed | Event::Broken => {
-                    closed = true;
-                    progress.leave();
+                // Between two requests hyper sees the end itself. A request that is already in hyper's buffer is not
+                // served.
+                ConnectionEvent::Closed | ConnectionEvent::Broken => {
+                    sending_side_closed = true;
+                    progress.client_left();
                     if progress.is_busy() {
-                        return End::CUT;
+                        return CloseMode::CUT;
                     }
                 }
-                Event::Deadline(name) => {
-                    shared.observer.cut(name);
-                    if !H::MULTIPLEXED || told || name != Progress::IDLE {
-                        return self.overdue(name);
+                ConnectionEvent::Deadline(name) => {
+                    shared.observer.deadline_passed(name);
+                    if !H::MULTIPLEXED || shutdown_started || name != Progress::IDLE {
+                        return self.close_mode_after_deadline(name);
                     }
-                    // A request may be on its way: the client is told up to which one its requests are served.
-                    told = true;
+                    // A request may be on its way: GOAWAY tells the client which requests are served.
+                    shutdown_started = true;
                     progress.closing();
                     connection.graceful_shutdown();
                 }
-                Event::Malformed(fault) => {
-                    return End::last(shared.observer.rejection(Rejection::Malformed(fault)));
+                ConnectionEvent::Malformed(fault) => {
+                    return CloseMode::last(shared.observer.rejection(Rejection::Malformed(fault)));
                 }
-                Event::Drain => {
-                    told = true;
-                    at_rest = progress.is_at_rest();
+                ConnectionEvent::Drain => {
+                    shutdown_started = true;
+                    was_idle = progress.is_idle();
                     if H::MULTIPLEXED {
                         progress.closing();
                     }
-                    // hyper would end at once where a further head is half here: that request is served, and its answer,
-                    // as any from now on, ends the connection.
-                    if at_rest || progress.is_busy() {
+                    // hyper would end at once although half a head has arrived. That request is served, and its answer
+                    // ends the connection, as any answer does from now on.
+                    if was_idle || progress.is_busy() {
                         connection.graceful_shutdown();
                     }
                 }
-                Event::Stop => {
+                ConnectionEvent::Stop => {
                     client.stopped();
                     if progress.is_busy() {
-                        shared.shutdown.cut();
+                        shared.shutdown.record_cut();
                     }
-                    return End::CUT;
+                    return CloseMode::CUT;
                 }
             }
         }
     }
 
-    /// A deadline ran out.
-    fn overdue(&self, name: &'static str) -> End {
+    /// A deadline passed.
+    fn close_mode_after_deadline(&self, name: &'static str) -> CloseMode {
         match name {
-            Progress::HEAD => End { answer: Some(self.shared.observer.rejection(Rejection::TimedOut)), ..End::QUIET },
+            Progress::HEAD => {
+                CloseMode { answer: Some(self.shared.observer.rejection(Rejection::TimedOut)), ..CloseMode::QUIET }
+            }
             Progress::WRITE_STALL => {
                 self.client.stalled();
-                // A reset: what the client does not read shall not stay in the kernel's buffers either.
+                // A reset frees the kernel's send buffer, which the client does not read.
                 let _ = self.write.as_ref().as_ref().set_zero_linger();
-                End::CUT
+                CloseMode::CUT
             }
-            _ => End::QUIET,
+            _ => CloseMode::QUIET,
         }
     }
 }
 
-/// Polls hyper, then the deadline that holds now. The timer is moved only when it fires or when a deadline comes
-/// nearer, so that a busy connection hardly touches it.
-fn poll<H: Http>(
+/// Polls hyper, then checks the current deadline. The timer is moved only when it fires or when a deadline comes
+/// nearer, so a busy connection hardly touches the timer.
+fn poll<H: HttpConnection>(
     connection: &mut H,
-    told: bool,
+    shutdown_started: bool,
     progress: &Progress,
-    limits: &Limits,
+    deadlines: &Deadlines,
     mut timer: Pin<&mut Sleep>,
     cx: &mut Context<'_>,
-) -> Poll<Event> {
+) -> Poll<ConnectionEvent> {
     if let Poll::Ready(in_order) = connection.poll(cx) {
-        return Poll::Ready(Event::Done(in_order));
+        return Poll::Ready(ConnectionEvent::Done(in_order));
     }
-    // What an answer of HTTP/1.1 says in a header.
-    if H::MULTIPLEXED && !told && progress.is_leaving() && progress.is_busy() {
-        return Poll::Ready(Event::Drain);
+    // Over HTTP/1.1 the header `connection: close` says this.
+    if H::MULTIPLEXED && !shutdown_started && progress.is_leaving() && progress.is_busy() {
+        return Poll::Ready(ConnectionEvent::Drain);
     }
     if let Some(fault) = progress.fault_due() {
-        return Poll::Ready(Event::Malformed(fault));
+        return Poll::Ready(ConnectionEvent::Malformed(fault));
     }
-    let Some((due, name)) = progress.due(limits) else {
+    let Some((due, name)) = progress.due(deadlines) else {
         return Poll::Pending;
     };
     if due < timer.deadline() {
@@ -372,7 +378,7 @@ fn poll<H: Http>(
     loop {
         ready!(timer.as_mut().poll(cx));
         if due <= Instant::now() {
-            return Poll::Ready(Event::Deadline(name));
+            return Poll::Ready(ConnectionEvent::Deadline(name));
         }
         timer.as_mut().reset(due);
     }

@@ -1,4 +1,4 @@
-//! Lets only whole HTTP/1.1 requests through to hyper.
+//! Passes only valid HTTP/1.1 requests to hyper.
 
 use std::{
     io,
@@ -10,62 +10,63 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    framing::{Fault, Framing},
+    framing::{Framing, FramingError},
     progress::Progress,
-    socket::Wire,
+    socket::Transport,
 };
 
-/// Reads and writes as hyper wants it. Notes when the client sends, and lets only whole requests through.
+/// The I/O object that hyper reads from and writes to. It records when the client sends, and passes only valid
+/// requests.
 pub(super) struct Guard<W> {
     pub(super) wire: W,
     pub(super) progress: Arc<Progress>,
     pub(super) framing: Framing,
 }
 
-/// The body under way is not framed as it should be.
+/// The framing of the current body is malformed.
 #[derive(Debug, thiserror::Error)]
 #[error("the request is malformed: {}", .0.name())]
-struct Malformed(Fault);
+struct MalformedBody(FramingError);
 
-impl<W: Wire> AsyncRead for Guard<W> {
+impl<W: Transport> AsyncRead for Guard<W> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if let Some(fault) = this.framing.fault() {
-            return after(fault);
+            return read_after_error(fault);
         }
         let before = into.filled().len();
         ready!(Pin::new(&mut this.wire).poll_read(cx, into))?;
-        let came = into.filled().get(before..).unwrap_or_default();
-        if came.is_empty() {
+        let received = into.filled().get(before..).unwrap_or_default();
+        if received.is_empty() {
             return Poll::Ready(Ok(()));
         }
         this.progress.received();
-        let (heads, ends) = (this.framing.heads(), this.framing.ends());
-        let passed = this.framing.pass(came);
-        this.progress.passed(this.framing.heads() - heads);
-        this.progress.ended(this.framing.ends() - ends);
+        let (heads, ends) = (this.framing.heads(), this.framing.complete_requests());
+        let passed = this.framing.pass(received);
+        this.progress.heads_passed(this.framing.heads() - heads);
+        this.progress.requests_read(this.framing.complete_requests() - ends);
         if let Some(fault) = this.framing.fault() {
             this.progress.malformed(fault);
             into.set_filled(before + passed);
             if passed == 0 {
-                return after(fault);
+                return read_after_error(fault);
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// What is read behind a fault: in a body an error, so that it does not look like its end. Where a head should be,
-/// nothing any more: what is under way goes on, and then the driver answers.
-fn after(fault: Fault) -> Poll<io::Result<()>> {
+/// The result of a read after a framing error. In a body it is an I/O error, so that the body does not look complete.
+/// In a head, nothing more arrives: earlier requests continue, and then the driver answers.
+fn read_after_error(fault: FramingError) -> Poll<io::Result<()>> {
     if fault.is_in_body() {
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Malformed(fault))))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, MalformedBody(fault))))
     } else {
         Poll::Pending
     }
 }
 
-impl<W: Wire> AsyncWrite for Guard<W> {
+impl<W: Transport> AsyncWrite for Guard<W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.wire).poll_write(cx, data)
     }

@@ -1,4 +1,5 @@
-//! When a worker last asked the system for events. What it learns later came later, or it was too busy to learn it in time.
+//! Records when a worker last polled the system for events. An event that the worker sees later came later, or the
+//! worker was too busy to see it in time.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,65 +11,65 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// A client that closes its sending side this soon after the last byte of its request still waits for the answer: its FIN is a
-/// packet of its own, and may come late. 20 ms are more than the jitter of a network, and less than a person or a program takes
-/// to change its mind.
-const HALF_CLOSE: u64 = 20;
+/// In milliseconds: a client that closes its sending side this soon after the last byte of its request still waits for
+/// the answer. Its FIN is a packet of its own and may come late. 20 ms are more than a network's jitter, and less than
+/// a person or a program needs to change its mind.
+const HALF_CLOSE_MS: u64 = 20;
 
-/// How exactly the end of that time is known.
-const BEAT: Duration = Duration::from_millis(5);
+/// The precision with which the end of that time is known.
+const BEAT_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Beats after the last request: together they are longer than `HALF_CLOSE`.
-const BEATS: u32 = 6;
+/// The number of beats after the last request. Together they last longer than `HALF_CLOSE_MS`.
+const BEATS_AFTER_REQUEST: u32 = 6;
 
-/// One for each worker. It beats only while a request is fresh: a worker that has none is not woken.
+/// The heartbeat of one worker. It beats only for a short time after a request, so an idle worker is not woken.
 #[derive(Debug)]
 pub struct Heartbeat {
-    began: Instant,
-    /// Milliseconds since `began` at which events were last asked for, as far as is known.
-    asked: AtomicU64,
-    /// A request came since the last beat.
-    fresh: AtomicBool,
+    started: Instant,
+    /// When the worker last polled for events, in milliseconds since `started`, as far as known.
+    polled_at: AtomicU64,
+    /// Whether a request came since the last beat.
+    request_came: AtomicBool,
     start: Notify,
 }
 
 impl Default for Heartbeat {
     fn default() -> Self {
-        let (asked, fresh, start) = (AtomicU64::default(), AtomicBool::default(), Notify::new());
-        Self { began: Instant::now(), asked, fresh, start }
+        let (polled_at, request_came, start) = (AtomicU64::default(), AtomicBool::default(), Notify::new());
+        Self { started: Instant::now(), polled_at, request_came, start }
     }
 }
 
 impl Heartbeat {
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The last byte of a request was read. Returns the moment, for [`Self::is_over`].
+    /// Records that the last byte of a request was read. Returns the time, for [`Self::is_over`].
     pub(super) fn request(&self) -> u64 {
-        if !self.fresh.load(Ordering::Relaxed) {
-            self.fresh.store(true, Ordering::Relaxed);
+        if !self.request_came.load(Ordering::Relaxed) {
+            self.request_came.store(true, Ordering::Relaxed);
             self.start.notify_one();
         }
         self.now()
     }
 
-    /// Whether the time in which a FIN belongs to the request of that moment is over, and the worker could have learned of
-    /// the FIN within that time. A worker that was busy for longer gives its client the benefit of the doubt.
+    /// Whether a FIN that is seen now came too late to belong to the request of that time. The answer is no while the
+    /// worker was too busy to see the FIN earlier: the client gets the benefit of the doubt.
     pub(super) fn is_over(&self, request: u64) -> bool {
-        self.asked.load(Ordering::Relaxed) >= request + HALF_CLOSE
+        self.polled_at.load(Ordering::Relaxed) >= request + HALF_CLOSE_MS
     }
 
-    /// Beats, for ever. The runtime asks for events before it runs timers that are due, and wakes whom the events are for
-    /// before it wakes this.
+    /// Beats forever. The runtime polls for events before it runs due timers, and wakes the tasks of those events
+    /// before this one.
     pub(super) async fn beat(&self) {
         loop {
             self.start.notified().await;
-            let mut left = BEATS;
+            let mut left = BEATS_AFTER_REQUEST;
             while left > 0 {
-                left = if self.fresh.swap(false, Ordering::Relaxed) { BEATS } else { left - 1 };
-                sleep(BEAT).await;
-                self.asked.store(self.now(), Ordering::Relaxed);
+                left = if self.request_came.swap(false, Ordering::Relaxed) { BEATS_AFTER_REQUEST } else { left - 1 };
+                sleep(BEAT_INTERVAL).await;
+                self.polled_at.store(self.now(), Ordering::Relaxed);
             }
         }
     }
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_fin_belongs_to_a_request_for_20_ms_and_while_the_worker_is_busy() {
+    async fn a_fin_belongs_to_the_request_within_20_ms_or_while_the_worker_is_busy() {
         let heart = Arc::new(Heartbeat::default());
         let beating = tokio::spawn({
             let heart = Arc::clone(&heart);
@@ -95,11 +96,11 @@ mod tests {
             assert!(!heart.is_over(request), "after a pause of {pause} ms");
             sleep(Duration::from_millis(8)).await;
             assert!(heart.is_over(request), "after a pause of {pause} ms");
-            // For good, also once nothing beats any more.
+            // The answer stays, also after the last beat.
             sleep(Duration::from_millis(500)).await;
             assert!(heart.is_over(request));
         }
-        // The worker does nothing but compute: the time goes by, and events are not asked for.
+        // The worker only computes: time passes, and the runtime does not poll for events.
         let request = heart.request();
         tokio::time::advance(Duration::from_millis(100)).await;
         assert!(!heart.is_over(request));

@@ -1,4 +1,4 @@
-//! What the driver of a connection needs of hyper, whichever HTTP is spoken.
+//! The interface between the connection's driver and hyper, the same for HTTP/1.1 and HTTP/2.
 
 use std::{
     pin::Pin,
@@ -8,26 +8,26 @@ use std::{
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 
-use super::{guard::Guard, requests::Requests, service::Service, socket::Wire};
+use super::{guard::Guard, requests::Requests, service::Service, socket::Transport};
 
 /// hyper's side of a connection.
-pub(super) trait Http {
-    /// Whether there may be several requests at once.
+pub(super) trait HttpConnection {
+    /// Whether several requests may run at once.
     const MULTIPLEXED: bool;
 
-    /// Polls it to its end: whether it ended in order.
+    /// Polls the connection until it ends. Returns whether it ended without an error.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool>;
 
-    /// Ends it once what is under way is over.
+    /// Ends the connection after the requests in progress.
     fn graceful_shutdown(&mut self);
 }
 
-impl<W: Wire, S: Service> Http for http1::Connection<TokioIo<Guard<W>>, Requests<S>> {
+impl<W: Transport, S: Service> HttpConnection for http1::Connection<TokioIo<Guard<W>>, Requests<S>> {
     const MULTIPLEXED: bool = false;
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        // An error is the client's (what it was about was answered, or nobody is there to read an answer), or that of a
-        // body that broke.
+        // An error comes from the client or from a broken body. Either its request was answered already, or nobody is
+        // there to read an answer.
         self.poll_without_shutdown(cx).map(|done| done.is_ok())
     }
 

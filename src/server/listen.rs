@@ -1,17 +1,17 @@
-//! Listeners.
+//! Binds TCP listeners.
 
 use std::{io, net::SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// Connections that wait to be accepted. The kernel caps it at `net.core.somaxconn`.
+/// How many connections may wait to be accepted. The kernel caps the number at `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// Whether several sockets may listen on one address, with the kernel spreading connections over them.
-const SHARES_PORTS: bool =
+/// Whether several sockets may listen on one address, so that the kernel spreads connections over them.
+const CAN_SHARE_PORTS: bool =
     cfg!(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))));
 
-/// One listener on `address`. Called inside a runtime.
+/// Binds one listener on `address`. Must be called inside a runtime.
 ///
 /// # Errors
 /// When the system refuses the address.
@@ -19,19 +19,19 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     bind(address, false)
 }
 
-/// `count` listeners on `address`, between which the kernel shares connections out. Called inside a runtime.
+/// Binds `count` listeners on `address`. The kernel spreads connections over them. Must be called inside a runtime.
 ///
 /// # Errors
 /// When the system refuses the address.
 pub fn listen_shared(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    if count <= 1 || !SHARES_PORTS {
+    if count <= 1 || !CAN_SHARE_PORTS {
         return Ok(vec![listen(address)?]);
     }
-    // With SO_REUSEPORT a second process of ours would silently take half of the connections. Without it the kernel
-    // tells that the address is taken.
+    // With SO_REUSEPORT, a second process of the same user would silently take half of the connections. This bind
+    // without it fails if the address is taken.
     drop(listen(address)?);
     let first = bind(address, true)?;
-    // Port 0 was any free one: the others share it.
+    // For port 0 the system chose a free port, which the others share.
     let address = first.local_addr()?;
     let mut listeners = vec![first];
     for _ in 1..count {

@@ -1,20 +1,21 @@
-//! The most memory that one connection may come to hold, apart from what the service holds for its requests.
+//! The most memory of one connection, without what the service holds for its requests.
 
 use super::{
     connection::MAX_BUFFER,
-    http2::{FRAME, MAX_HEAD, MAX_STREAMS, SEND_BUFFER, WINDOW},
+    http2::{CONNECTION_WINDOW, FRAME, MAX_HEAD, MAX_STREAMS, SEND_BUFFER},
     progress::MAX_QUEUED,
 };
 
-/// Over HTTP/1.1: the buffer that the head of the request under way keeps alive, the one that is being read into, what waits to
-/// be written.
+/// Over HTTP/1.1: the buffer with the current head, the buffer that is being filled, and the data that waits to be
+/// written.
 pub const HTTP1: usize = 2 * MAX_BUFFER + MAX_QUEUED;
 
-/// For TLS: records on their way out, 18 KiB of one that comes in, and what it decrypts to.
+/// For TLS: outgoing records, an incoming record of 18 KiB, and its decrypted content.
 pub const TLS: usize = MAX_QUEUED + (2 + 18 + 16) * 1024;
 
-/// Over HTTP/2, where an answer comes in pieces of at most `piece` bytes: what was sent ahead, a head, a frame each way, and of each
-/// request that is over what its client has not taken yet: that may be a piece more than is buffered.
+/// Over HTTP/2, with answers in pieces of at most `piece` bytes: the data sent ahead, a head, one frame in each
+/// direction, and for each request the data that its client has not accepted yet. That may be one piece more than the
+/// send buffer.
 pub const fn http2(piece: usize) -> usize {
-    WINDOW as usize + MAX_HEAD as usize + 2 * FRAME + MAX_STREAMS as usize * (SEND_BUFFER + piece)
+    CONNECTION_WINDOW as usize + MAX_HEAD as usize + 2 * FRAME + MAX_STREAMS as usize * (SEND_BUFFER + piece)
 }

@@ -1,13 +1,13 @@
 //! An HTTP server on its own: it knows nothing of the gateway, and imports nothing of it.
 //!
-//! [`listen()`], [`listen_shared`] or, for a Unix socket, `listen_on_socket` makes listeners, and [`run`] serves one to its end. It takes ([`Shared`]):
+//! [`listen()`], [`listen_shared`] or, for a Unix socket, `listen_on_socket` makes listeners, and [`run`] serves one to its end. It takes ([`ServerContext`]):
 //!
 //! - a [`Service`], which is any tower service that takes a [`RequestBody`] and never fails;
 //! - a [`Shutdown`]: it leaves (no connection is kept), drains (no connection is taken, what is under way ends) or stops;
-//! - [`Limits`], the deadlines of a connection; a semaphore bounds the number of connections over all listeners;
+//! - [`Deadlines`], the deadlines of a connection; a semaphore bounds the number of connections over all listeners;
 //! - an [`Observer`], which is told what happens. It names the [`Client`] of each connection, and words the answers to what never
 //!   became a request;
-//! - for TLS and HTTP/2, [`Secure`] with [`acceptor`] and [`Certificates`].
+//! - for TLS and HTTP/2, [`TlsContext`] with [`acceptor`] and [`Certificates`].
 //!
 //! Bytes of a connection pass, from the socket on: `socket` (TCP; notes when the client takes nothing), rustls where there is TLS,
 //! `guard` (`framing` checks where each request begins and ends), hyper, `requests`, the service. `progress` knows the
@@ -17,12 +17,12 @@ mod accept;
 mod bind;
 mod body;
 mod connection;
+mod deadlines;
 mod framing;
 mod guard;
 mod heartbeat;
 mod http2;
 mod http_version;
-mod limits;
 mod listen;
 pub mod memory;
 mod observer;
@@ -39,10 +39,10 @@ pub use self::{
     accept::run,
     bind::Listener,
     body::RequestBody,
-    connection::{Secure, Shared},
-    framing::Fault,
+    connection::{ServerContext, TlsContext},
+    deadlines::Deadlines,
+    framing::FramingError,
     heartbeat::Heartbeat,
-    limits::Limits,
     listen::{listen, listen_shared},
     observer::{Client, Observer, Rejection},
     service::Service,

@@ -1,68 +1,68 @@
-//! What the server tells the program that it is part of.
+//! The server's interface to the surrounding program.
 
 use std::{net::IpAddr, sync::Arc};
 
 use http::Extensions;
 
-use super::framing::Fault;
+use super::framing::FramingError;
 
-/// Is told what happens to connections, and has the words for requests that never reach the service.
+/// Receives the events of connections, and writes the answers to input that is no request.
 pub trait Observer: Send + Sync + 'static {
-    /// A connection from this address begins. It ends when what is returned is dropped, also by a panic.
+    /// A connection from this address began. It ends when the returned value is dropped, also by a panic.
     fn opened(&self, peer: IpAddr) -> Arc<dyn Client>;
 
-    /// The connection ended: whether by a panic.
+    /// The connection ended. Says whether by a panic.
     fn closed(&self, panicked: bool);
 
-    /// A deadline ran out, and the connection with it.
-    fn cut(&self, deadline: &'static str);
+    /// A deadline passed, and the connection was closed.
+    fn deadline_passed(&self, deadline: &'static str);
 
-    /// What the client sent is not HTTP.
-    fn malformed(&self, fault: Fault);
+    /// The client sent invalid HTTP.
+    fn malformed(&self, fault: FramingError);
 
     /// A TLS handshake failed.
     fn tls_failed(&self);
 
-    /// A request of HTTP/2 found no free slot.
+    /// An HTTP/2 request found no free slot.
     fn stream_refused(&self);
 
-    /// A panic ended a request of HTTP/2.
+    /// A panic ended an HTTP/2 request.
     fn stream_panicked(&self);
 
-    /// The whole answer, head and body, to something that is no request. The connection closes behind it.
+    /// The whole answer, head and body, to input that is no request. The connection closes after it.
     fn rejection(&self, rejection: Rejection) -> String;
 }
 
-/// The client of one connection, or of one request among several on a connection.
+/// The client of one connection, or of one of several concurrent requests on a connection.
 pub trait Client: Send + Sync {
-    /// A request begins: whatever the service shall know of its client goes into its extensions.
-    fn introduce(&self, extensions: &mut Extensions);
+    /// A request begins. Adds to its extensions what the service needs to know of its client.
+    fn add_extensions(&self, extensions: &mut Extensions);
 
-    /// What is under way ends because the client takes nothing of what is ready for it.
+    /// The current request ends because the client accepts no data.
     fn stalled(&self);
 
-    /// What is under way ends because the server stops.
+    /// The current request ends because the server stops.
     fn stopped(&self);
 
-    /// The same client for one of several requests: that request may end by itself.
-    fn part(&self) -> Arc<dyn Client>;
+    /// The client of one of several concurrent requests: each request has an end of its own.
+    fn for_stream(&self) -> Arc<dyn Client>;
 }
 
-/// What came in place of a request.
+/// Input that is no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// A head that did not come to its end in time.
+    /// The head did not arrive in time.
     TimedOut,
-    /// Plain HTTP, where TLS is spoken.
+    /// Plain HTTP on a TLS port.
     PlainHttp,
-    /// Something that is not HTTP.
-    Malformed(Fault),
+    /// Invalid HTTP.
+    Malformed(FramingError),
 }
 
-/// While it lives, a connection is open: also a panic ends it.
-pub(super) struct Open<'a>(pub(super) &'a dyn Observer);
+/// Guards an open connection: dropping it, also by a panic, reports the end.
+pub(super) struct OpenConnection<'a>(pub(super) &'a dyn Observer);
 
-impl Drop for Open<'_> {
+impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.0.closed(std::thread::panicking());
     }

@@ -1,4 +1,4 @@
-//! What answers requests.
+//! The interface of the service that answers requests.
 
 use std::convert::Infallible;
 
@@ -10,7 +10,7 @@ use super::body::RequestBody;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Any tower service that takes a [`RequestBody`], never fails and is always ready: it is not asked whether it is.
+/// A tower service that takes a [`RequestBody`] and never fails. It must always be ready: `poll_ready` is not called.
 pub trait Service: Clone + Send + Sync + Unpin + 'static {
     /// The body of an answer.
     type Body: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static;

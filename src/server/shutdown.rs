@@ -1,5 +1,5 @@
-//! Ending in order: first it only says so, then it takes no new connections and what is under way finishes, and what does
-//! not finish in time is cut.
+//! Graceful shutdown in three steps. Leave: announce the end. Drain: accept no connections and finish the requests in
+//! progress. Stop: cut what did not finish in time.
 
 use std::sync::{
     Arc,
@@ -8,65 +8,65 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Whether connections are no longer kept.
+/// Whether connections close after their next answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leaving(Arc<AtomicBool>);
 
 impl Leaving {
-    pub(super) fn is_so(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Told to every listener and connection.
+/// The shutdown signal for all listeners and connections.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     leaving: Leaving,
     drain: CancellationToken,
     stop: CancellationToken,
-    cut: Arc<AtomicBool>,
+    record_cut: Arc<AtomicBool>,
 }
 
 impl Shutdown {
-    /// Everything is served as before, but no connection is kept for a further request.
+    /// Serves everything as before, but closes each connection after its next answer.
     pub fn leave(&self) {
         self.leaving.0.store(true, Ordering::Relaxed);
     }
 
-    /// Takes no new connections; those at rest end, requests under way go on.
+    /// Accepts no new connections and closes idle ones. Requests in progress continue.
     pub fn drain(&self) {
         self.leave();
         self.drain.cancel();
     }
 
-    /// Ends everything now.
+    /// Ends all connections and requests now.
     pub fn stop(&self) {
         self.drain();
         self.stop.cancel();
     }
 
-    /// For whoever needs no more of this: it is cheaper to have than the rest.
+    /// The leave flag alone, which is cheaper to read than the rest.
     pub(super) fn leaving(&self) -> Leaving {
         self.leaving.clone()
     }
 
-    /// Resolves when no new connections are taken any more.
+    /// Resolves when the drain begins.
     pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Resolves when everything has to end.
+    /// Resolves when all connections must end.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
     }
 
-    /// A request did not finish.
-    pub(super) fn cut(&self) {
-        self.cut.store(true, Ordering::Relaxed);
+    /// Records that a request was cut.
+    pub(super) fn record_cut(&self) {
+        self.record_cut.store(true, Ordering::Relaxed);
     }
 
-    /// Whether any did not.
-    pub fn was_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    /// Whether any request was cut.
+    pub fn cut_requests(&self) -> bool {
+        self.record_cut.load(Ordering::Relaxed)
     }
 }

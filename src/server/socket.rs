@@ -1,4 +1,4 @@
-//! The socket of a client, and what HTTP is spoken over: the socket itself or TLS on it.
+//! The client's socket, and the transport of HTTP: the socket itself or TLS over it.
 
 use std::{
     io,
@@ -16,32 +16,32 @@ use tokio_rustls::server::TlsStream;
 
 use super::progress::Progress;
 
-/// A client that still sends when its answer is out gets this long, and this much is read away: closing at once would
-/// reset the connection and destroy an answer that it has not read yet.
+/// How long and how many bytes to read from a client that still sends after its answer: an immediate close would reset
+/// the connection and destroy the unread answer.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 pub(super) const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
-/// Reads and writes, and notes when the client takes nothing.
+/// Reads and writes, and records when the client accepts no data.
 pub(super) struct Socket {
     pub(super) read: OwnedReadHalf,
     pub(super) write: Arc<OwnedWriteHalf>,
     pub(super) progress: Arc<Progress>,
 }
 
-/// What HTTP is spoken over. Shutting it down says farewell, where there is a way to: the connection itself is ended by
-/// the server.
-pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+/// The transport of HTTP. Its shutdown sends a TLS `close_notify`, if there is TLS. The server itself closes the
+/// connection.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// The socket below.
     fn into_socket(self) -> Socket;
 }
 
-impl Wire for Socket {
+impl Transport for Socket {
     fn into_socket(self) -> Socket {
         self
     }
 }
 
-impl Wire for TlsStream<Socket> {
+impl Transport for TlsStream<Socket> {
     fn into_socket(self) -> Socket {
         self.into_inner().0
     }
@@ -58,19 +58,19 @@ impl Socket {
         &self,
         cx: &mut Context<'_>,
         write: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
-        at_once: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
+        write_unready: impl Fn(&OwnedWriteHalf) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             match self.write.as_ref().as_ref().poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     if self.progress.is_stalled()
-                        && let Ok(len) = at_once(&self.write)
+                        && let Ok(len) = write_unready(&self.write)
                     {
                         self.progress.flows(len);
                         return Poll::Ready(Ok(len));
                     }
-                    self.progress.stalls();
+                    self.progress.write_stalled();
                     return Poll::Pending;
                 }
             }
@@ -89,7 +89,7 @@ impl Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |write| write.try_write(data), |write| at_once(write, &[io::IoSlice::new(data)]))
+        self.poll_write_with(cx, |write| write.try_write(data), |write| write_unready(write, &[io::IoSlice::new(data)]))
     }
 
     fn poll_write_vectored(
@@ -97,7 +97,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_with(cx, |write| write.try_write_vectored(data), |write| at_once(write, data))
+        self.poll_write_with(cx, |write| write.try_write_vectored(data), |write| write_unready(write, data))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -109,30 +109,30 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The server ends the writing side itself, see `Connection::close`.
+        // The server itself closes the writing side, see `Connection::close`.
         Poll::Ready(Ok(()))
     }
 }
 
-/// Writes without asking whether there is room. Linux tells of room only once a third of the socket's buffer is free,
-/// which may be more than a megabyte: a client that reads slowly would look, until its deadline, as if it did not read
-/// at all. hyper is polled before the deadline is looked at, so this is where such a client is told apart.
+/// Writes without waiting for writability. Linux reports writability only once a third of the socket's buffer is free,
+/// which may be more than a megabyte. A client that reads slowly would then look as if it did not read at all. hyper is
+/// polled before the deadline is checked, so this call detects such a client in time.
 #[cfg(unix)]
-fn at_once(write: &OwnedWriteHalf, data: &[io::IoSlice<'_>]) -> io::Result<usize> {
+fn write_unready(write: &OwnedWriteHalf, data: &[io::IoSlice<'_>]) -> io::Result<usize> {
     Ok(rustix::io::writev(write.as_ref(), data)?)
 }
 
 #[cfg(not(unix))]
-fn at_once(_: &OwnedWriteHalf, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
+fn write_unready(_: &OwnedWriteHalf, _: &[io::IoSlice<'_>]) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// Has the kernel ask every 20 s whether a client that closed its sending side is there. A client that closed all of its
-/// connection with its request looks like one that waits, and a silent upstream gives nothing to write that would tell them
-/// apart. The kernel of such a client answers for a minute (`tcp_fin_timeout`), then resets: that is known within 81 s. A machine
-/// that is away answers nothing: that is known within 50 s.
+/// Turns on TCP keepalive every 20 s for a client that closed its sending side. A client that closed the whole
+/// connection looks the same, and while the upstream is silent no write would reveal the difference. The kernel of such
+/// a client acknowledges for a minute (`tcp_fin_timeout`) and then resets, so the end is known within 81 s. A machine
+/// that is off answers nothing, so its end is known within 50 s.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn probe(write: &OwnedWriteHalf) {
+pub(super) fn enable_keepalive(write: &OwnedWriteHalf) {
     use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
 
     let socket: &tokio::net::TcpStream = write.as_ref();
@@ -142,19 +142,18 @@ pub(super) fn probe(write: &OwnedWriteHalf) {
         .and_then(|()| set_socket_keepalive(socket, true));
 }
 
-/// Elsewhere such a client is noticed when the next write fails.
+/// On other systems, such a client is noticed when the next write fails.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn probe(_: &OwnedWriteHalf) {}
+pub(super) fn enable_keepalive(_: &OwnedWriteHalf) {}
 
-/// Resolves when the connection is broken: the client reset it, as its kernel does when bytes come for a client that is gone.
-pub(super) async fn failed(write: &OwnedWriteHalf) {
+/// Resolves when the connection is broken. The kernel of a client that is gone resets the connection when bytes arrive.
+pub(super) async fn connection_broken(write: &OwnedWriteHalf) {
     let _ = write.ready(tokio::io::Interest::ERROR).await;
 }
 
-/// Resolves when the client closed its sending side. On Linux the kernel tells without anything being read, so that bytes
-/// which wait to be read cannot hide it.
+/// Resolves when the client closes its sending side. Linux reports this without a read, so unread bytes cannot hide it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) async fn left(write: &OwnedWriteHalf) {
+pub(super) async fn sending_side_closed(write: &OwnedWriteHalf) {
     loop {
         match write.ready(tokio::io::Interest::PRIORITY).await {
             Ok(ready) if ready.is_read_closed() => return,
@@ -164,9 +163,9 @@ pub(super) async fn left(write: &OwnedWriteHalf) {
     }
 }
 
-/// Elsewhere it has to be asked for.
+/// Other systems report this only with readability.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) async fn left(write: &OwnedWriteHalf) {
+pub(super) async fn sending_side_closed(write: &OwnedWriteHalf) {
     loop {
         match write.ready(tokio::io::Interest::READABLE).await {
             Ok(ready) if ready.is_read_closed() => return,
@@ -176,11 +175,11 @@ pub(super) async fn left(write: &OwnedWriteHalf) {
     }
 }
 
-/// Urgent data, which HTTP has no use for, shall not make a loop spin. Half of the 100 ms within which a departure
-/// is promised to be noticed.
+/// The pause that keeps urgent data, which HTTP does not use, from making the loop spin. It is half of the 100 ms
+/// within which a disconnect must be noticed.
 const PRIORITY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Reads away what the client still sends, for a short time.
+/// Reads and drops for a short time what the client still sends.
 pub(super) async fn linger(read: &mut OwnedReadHalf) {
     let mut scratch = vec![0; 16 * 1024];
     let mut left = LINGER_BYTES;

@@ -1,5 +1,5 @@
-//! Requests that share a connection of HTTP/2. Each has a task of its own, so that none holds up or breaks another, and
-//! a fate of its own: it may be reset by its client, or stall while others flow.
+//! The concurrent requests of an HTTP/2 connection. Each has its own task, so none blocks or breaks another. Each also
+//! ends by itself: its client may reset it, or it may stall while others flow.
 
 use std::{
     fmt,
@@ -30,9 +30,9 @@ use super::{
 
 /// The requests of one connection.
 #[derive(Clone)]
-pub(super) struct Streams(Arc<Shared>);
+pub(super) struct Streams(Arc<StreamsState>);
 
-struct Shared {
+struct StreamsState {
     progress: Arc<Progress>,
     client: Arc<dyn Client>,
     observer: Arc<dyn Observer>,
@@ -40,18 +40,19 @@ struct Shared {
     write_stall: Duration,
     tasks: TaskTracker,
     runtime: Handle,
-    /// The request that hyper asks a task for next: it does so right after it handed the request over.
+    /// The request whose task hyper spawns next: hyper does so right after it passed the request to the service.
     opened: Mutex<Option<Arc<Stream>>>,
 }
 
-/// One of them.
+/// One request.
 pub(super) struct Stream {
     progress: Arc<Progress>,
-    /// Tells why it ended, also where only its connection did.
+    /// Learns why the request ended, also if only its connection ended.
     pub(super) client: Arc<dyn Client>,
-    /// When hyper got a piece of the answer that it has not passed on since, as [`Progress::now`] plus one; 0 = it has.
-    handed: AtomicU64,
-    /// The first request of a connection has the connection's own.
+    /// When hyper got a piece of the answer that it has not sent yet, as [`Progress::now`] plus one. 0 means that it
+    /// sent all.
+    piece_since: AtomicU64,
+    /// `None` for the first request of a connection, which uses the connection's slot.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -70,13 +71,13 @@ impl Streams {
         write_stall: Duration,
     ) -> Self {
         let (tasks, runtime, opened) = (TaskTracker::new(), Handle::current(), Mutex::default());
-        Self(Arc::new(Shared { progress, client, observer, slots, write_stall, tasks, runtime, opened }))
+        Self(Arc::new(StreamsState { progress, client, observer, slots, write_stall, tasks, runtime, opened }))
     }
 
-    /// A request came. None where there is no slot: what a request costs does not depend on whose connection it is on.
+    /// Opens a request. `None` if no slot is free: each concurrent request takes a slot, whatever connection it is on.
     pub(super) fn open(&self) -> Option<Arc<Stream>> {
         let shared = &self.0;
-        let slot = match shared.progress.unserved() {
+        let slot = match shared.progress.open_requests() {
             0 => None,
             _ => match Arc::clone(&shared.slots).try_acquire_owned() {
                 Ok(slot) => Some(slot),
@@ -86,20 +87,20 @@ impl Streams {
                 }
             },
         };
-        shared.progress.passed(1);
+        shared.progress.heads_passed(1);
         let stream = Arc::new(Stream {
             progress: Arc::clone(&shared.progress),
-            client: shared.client.part(),
-            handed: AtomicU64::new(0),
+            client: shared.client.for_stream(),
+            piece_since: AtomicU64::new(0),
             _slot: slot,
         });
         *shared.opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&stream));
         Some(stream)
     }
 
-    /// Reads away the rest of the body of a request that is answered already, within bounds. Without it h2 would reset the
-    /// stream right behind the answer, with `NO_ERROR`. RFC 9113 allows that (section 8.1), but curl 7.88 then drops the answer
-    /// and reports error 92.
+    /// Reads and drops the rest of a request's body after the answer, up to a limit. Otherwise h2 would reset the
+    /// stream with `NO_ERROR` right after the answer. RFC 9113, section 8.1, allows that, but curl 7.88 then drops the
+    /// answer and reports error 92.
     pub(super) fn discard(&self, body: Incoming) {
         let discarding = async move {
             let _ = timeout(LINGER, discard(body)).await;
@@ -107,7 +108,7 @@ impl Streams {
         self.0.tasks.spawn_on(discarding, &self.0.runtime);
     }
 
-    /// Waits for the tasks, which end with the connection.
+    /// Waits for the tasks. They end with the connection.
     pub(super) async fn ended(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -116,7 +117,7 @@ impl Streams {
 
 async fn discard(mut body: Incoming) {
     let mut left = LINGER_BYTES;
-    // A client that resets the stream is a body that fails.
+    // A reset by the client appears as a failed body.
     while let Some(Ok(frame)) = body.frame().await {
         let len = frame.data_ref().map_or(0, bytes::Bytes::len);
         if len > left {
@@ -127,29 +128,29 @@ async fn discard(mut body: Incoming) {
 }
 
 impl Stream {
-    /// hyper asks for more of the answer: what it had is on its way.
-    pub(super) fn flows(&self) {
-        self.handed.store(0, Ordering::Relaxed);
+    /// hyper asks for more of the answer: the previous piece was sent.
+    pub(super) fn piece_sent(&self) {
+        self.piece_since.store(0, Ordering::Relaxed);
     }
 
-    /// hyper got a piece of the answer, and asks for no more before the client has room for it.
-    pub(super) fn hands(&self) {
-        self.handed.store(self.progress.now().saturating_add(1), Ordering::Relaxed);
+    /// hyper got a piece of the answer, and asks for more only when the client has room.
+    pub(super) fn piece_handed_over(&self) {
+        self.piece_since.store(self.progress.now().saturating_add(1), Ordering::Relaxed);
     }
 
-    /// Since when the client has had no room.
+    /// Since when the client has accepted no data.
     fn stalled(&self) -> Option<Instant> {
-        match self.handed.load(Ordering::Relaxed) {
+        match self.piece_since.load(Ordering::Relaxed) {
             0 => None,
-            handed => Some(self.progress.at(handed - 1)),
+            piece_since => Some(self.progress.at(piece_since - 1)),
         }
     }
 }
 
-/// Counts a panic in a task, which ends that task alone.
-struct Panics(Arc<dyn Observer>);
+/// Counts a panic in a task. The panic ends only that task.
+struct PanicCounter(Arc<dyn Observer>);
 
-impl Drop for Panics {
+impl Drop for PanicCounter {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stream_panicked();
@@ -165,21 +166,21 @@ where
         let shared = &self.0;
         let stream = shared.opened.lock().unwrap_or_else(PoisonError::into_inner).take();
         let write_stall = shared.write_stall;
-        let panics = Panics(Arc::clone(&shared.observer));
+        let panics = PanicCounter(Arc::clone(&shared.observer));
         shared.tasks.spawn(async move {
             let _panics = panics;
             match stream {
-                Some(stream) => watched(future, &stream, write_stall).await,
-                // One that was refused.
+                Some(stream) => run_with_stall_deadline(future, &stream, write_stall).await,
+                // A request that was refused.
                 None => future.await,
             }
         });
     }
 }
 
-/// Runs a request to its end, or until its client has had no room for its answer for too long. hyper's own task waits
-/// for room and polls nothing of ours meanwhile.
-async fn watched(future: impl Future<Output = ()>, stream: &Stream, write_stall: Duration) {
+/// Runs a request until it ends, or until its client has accepted no data for too long. hyper's own task waits for room
+/// in the window and does not poll the body meanwhile.
+async fn run_with_stall_deadline(future: impl Future<Output = ()>, stream: &Stream, write_stall: Duration) {
     let mut future = pin!(future);
     let mut timer = pin!(sleep_until(Instant::now() + write_stall));
     poll_fn(|cx| {

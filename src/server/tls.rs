@@ -1,4 +1,4 @@
-//! TLS to clients.
+//! TLS for clients.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,20 +12,20 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{progress::MAX_QUEUED, socket::Socket};
 
-/// HTTP/2, as clients offer it.
+/// The ALPN name of HTTP/2.
 const H2: &[u8] = b"h2";
 
-/// The certificate for the next handshake, and its key. One for all workers: it is read at handshakes only.
+/// The certificate and key for the next handshake. All workers share it: only handshakes read it.
 #[derive(Debug)]
 pub struct Certificates(RwLock<Arc<CertifiedKey>>);
 
 impl Certificates {
-    /// Handshakes get this one.
+    /// Starts with this certificate.
     pub fn new(certified: Arc<CertifiedKey>) -> Self {
         Self(RwLock::new(certified))
     }
 
-    /// Handshakes from now on get another one. Connections that are open go on with what they began with.
+    /// Replaces the certificate for new handshakes. Open connections keep theirs.
     pub fn set(&self, certified: Arc<CertifiedKey>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
     }
@@ -37,10 +37,10 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// TLS 1.2 and 1.3 with rustls's own choice of ciphers. HTTP/2 is spoken with who offers it, and never without TLS.
+/// TLS 1.2 and 1.3 with the default ciphers of rustls. HTTP/2 is used with clients that offer it, and only over TLS.
 ///
 /// # Errors
-/// When rustls has no such versions.
+/// If rustls does not support these versions.
 pub fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -51,18 +51,19 @@ pub fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, rustls::
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A client's connection after the handshake, and whether HTTP/2 was chosen; the socket of a client that speaks plain HTTP.
+/// Performs the handshake. Returns the connection and whether HTTP/2 was chosen, or the socket of a client that sent
+/// plain HTTP.
 pub(super) async fn accept(
     acceptor: &TlsAcceptor,
     mut socket: Socket,
 ) -> std::io::Result<Result<(TlsStream<Socket>, bool), Socket>> {
     let mut byte = [0];
-    // A record of TLS begins with a number below 32, a request in plain HTTP with the letters of its method.
+    // A TLS record begins with a byte below 32, a plain HTTP request with a letter.
     if socket.read.peek(&mut byte).await? == 1 && byte[0].is_ascii_uppercase() {
         return Ok(Err(socket));
     }
     let mut stream = acceptor.accept(socket).await?;
-    // Its own limit is 64 KiB: a client that does not read would hold all of that.
+    // The default limit is 64 KiB, all of which a client that does not read would occupy.
     let (_, session) = stream.get_mut();
     session.set_buffer_limit(Some(MAX_QUEUED));
     let is_h2 = session.alpn_protocol() == Some(H2);

@@ -1,5 +1,5 @@
-//! Bytes that a client sends while the answer to its last request is under way. hyper reads them once that answer is out, and
-//! with them the end of the client's sending side, if it came.
+//! Watches for bytes that a client sends while its last request is being answered. hyper reads them only after that
+//! answer, together with the end of the client's sending side.
 
 use std::{convert::Infallible, future::poll_fn, task::Poll, time::Duration};
 
@@ -11,32 +11,32 @@ use tokio::{
 
 use super::progress::Progress;
 
-/// While such bytes wait it is asked this often whether more came. Only clients that pipeline cost this.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The time between two looks while such bytes wait. Only clients that pipeline cause this cost.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How many bytes of a client wait to be read.
+/// How many bytes from the client are unread.
 #[cfg(unix)]
 pub(super) fn unread(write: &OwnedWriteHalf) -> u64 {
     let socket: &TcpStream = write.as_ref();
     rustix::io::ioctl_fionread(socket).unwrap_or_default()
 }
 
-/// Elsewhere that is not known.
+/// Other systems do not report this.
 #[cfg(not(unix))]
 pub(super) fn unread(_: &OwnedWriteHalf) -> u64 {
     0
 }
 
-/// Notes when such bytes come.
+/// Records when such bytes arrive.
 pub(super) async fn watch(write: &OwnedWriteHalf, progress: &Progress) -> Infallible {
     loop {
-        // Whatever makes this so polls the connection's task, and so this.
-        let request = poll_fn(|_| progress.awaited().map_or(Poll::Pending, Poll::Ready)).await;
+        // The change that makes this ready also polls the connection's task, which polls this future.
+        let request = poll_fn(|_| progress.awaited_request().map_or(Poll::Pending, Poll::Ready)).await;
         let _ = write.ready(Interest::READABLE).await;
-        // Otherwise the bytes were those of the next request, and are read.
-        while progress.awaited() == Some(request) {
+        // If the request changed, the bytes belonged to the next request and are read.
+        while progress.awaited_request() == Some(request) {
             progress.unread(unread(write));
-            sleep(PAUSE).await;
+            sleep(LOOK_INTERVAL).await;
         }
     }
 }

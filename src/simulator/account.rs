@@ -1,4 +1,4 @@
-//! Who asks. Providers bind what they keep to an account, which may have several keys.
+//! The account behind a request. Providers bind state to an account, which may have several keys.
 
 use std::sync::Arc;
 
@@ -7,30 +7,30 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use sha2::{Digest as _, Sha256};
 
-use super::fault::Fault;
+use super::fault::SimulatedError;
 use super::personality::Personality;
 
-/// An account of one provider. The same key has another account at another provider.
+/// An account at one simulated provider. The same key has another account at another provider.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Account {
+pub(super) struct ProviderAccount {
     pub(super) personality: Personality,
-    /// Never a key: answers show it.
+    /// The name, which answers show. Never the key itself.
     pub(super) name: Arc<str>,
-    /// The key says the name, so that answers may say it too.
+    /// Whether the key contains the name, so that answers may show it.
     pub(super) is_named: bool,
 }
 
-impl Account {
-    /// The account that a request's key is for, or why there is none.
-    pub(super) fn of(personality: Personality, headers: &HeaderMap) -> Result<Self, Fault> {
-        match key(headers).ok_or_else(Fault::no_key)? {
-            key if key.starts_with("sim-bad") => Err(Fault::bad_key(key)),
+impl ProviderAccount {
+    /// The account of a request's key, or the error if the key is missing or bad.
+    pub(super) fn of(personality: Personality, headers: &HeaderMap) -> Result<Self, SimulatedError> {
+        match key(headers).ok_or_else(SimulatedError::no_key)? {
+            key if key.starts_with("sim-bad") => Err(SimulatedError::bad_key(key)),
             key => Ok(Self::of_key(personality, key)),
         }
     }
 
-    /// invented: keys `NAME.SECRET` are keys of the account NAME, so that one account may have several; any other key is
-    /// the only one of an account that is called by the key's hash.
+    /// invented: a key `NAME.SECRET` belongs to the account NAME, so that one account may have several keys. Any other
+    /// key is the only key of an account named after the key's hash.
     fn of_key(personality: Personality, key: &str) -> Self {
         let is_plain = |name: &str| {
             !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
@@ -56,12 +56,13 @@ mod tests {
 
     #[test]
     fn several_keys_of_one_account() {
-        let of = |key: &str| Account::of_key(Personality::Dmxapi, key);
+        let of = |key: &str| ProviderAccount::of_key(Personality::Dmxapi, key);
         assert_eq!(of("alpha.1"), of("alpha.2"));
         assert_eq!((&*of("alpha.1").name, of("alpha.1").is_named), ("alpha", true));
         assert_ne!(of("alpha.1"), of("beta.1"));
-        assert_ne!(of("alpha.1"), Account::of_key(Personality::Acedata, "alpha.1"));
-        // A key without a name, or with one that would not stay whole in a seal, is its own account and stays unseen.
+        assert_ne!(of("alpha.1"), ProviderAccount::of_key(Personality::Acedata, "alpha.1"));
+        // A key without a name, or with a name that would break the format of sealed content, has its own account, and
+        // answers do not show it.
         for key in ["sim-secret", ".x", "a/b.secret", "ü.secret"] {
             assert_eq!((of(key).name.len(), of(key).is_named), (8, false), "{key}");
             assert_ne!(of(key), of(&format!("{key}2")));

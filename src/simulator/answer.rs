@@ -4,37 +4,37 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::account::Account;
-use super::ask::Ask;
+use super::account::ProviderAccount;
 use super::content::{self, Item, REASONING_TOKENS};
-use super::directive::End;
-use super::fault::Fault;
+use super::directive::StreamEnd;
+use super::fault::SimulatedError;
 use super::ids::Ids;
 use super::json::Json;
 use super::personality::{Layout, Personality};
+use super::request::ParsedRequest;
 
-/// invented: what every image costs in input tokens; the original's price of a small one.
+/// invented: the input tokens of every image. The original API takes this many for a small one.
 const IMAGE_TOKENS: usize = 85;
 
-/// When the response object is shown.
+/// The moment at which the response object is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// At the start of a stream: no output, no usage.
     Begun,
-    /// At its end, or as the whole answer.
+    /// At the end of a stream, or as a plain answer.
     Ended,
-    /// In the background, before it begins.
+    /// In the background, before the work begins.
     Queued,
-    /// In the background, when its client ended it.
+    /// In the background, after the client cancelled it.
     Cancelled,
 }
 
-/// Everything that is said in answer to one request.
+/// The complete answer to one request.
 pub(super) struct Answer {
-    pub(super) account: Account,
-    pub(super) ask: Ask,
+    pub(super) account: ProviderAccount,
+    pub(super) ask: ParsedRequest,
     pub(super) items: Vec<Item>,
-    /// The real name of the model, as the answer says it.
+    /// The model's name as the answer shows it.
     pub(super) model: String,
     pub(super) id: String,
     pub(super) created: u64,
@@ -42,11 +42,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Decides the whole answer.
-    pub(super) fn new(account: Account, ask: Ask, ids: &mut Ids) -> Result<Self, Fault> {
+    /// Computes the whole answer.
+    pub(super) fn new(account: ProviderAccount, ask: ParsedRequest, ids: &mut Ids) -> Result<Self, SimulatedError> {
         let personality = account.personality;
         let Some(model) = personality.answers_as(&ask.model, ask.stream) else {
-            return Err(Fault::no_model(&ask.model));
+            return Err(SimulatedError::no_model(&ask.model));
         };
         let id = ids.next("resp_");
         let items = content::items(&account, &ask, ids);
@@ -54,13 +54,13 @@ impl Answer {
         Ok(Self { account, ask, items, model, id, created: ids.created, layout })
     }
 
-    /// Its items as they are kept.
+    /// The output items as they are stored.
     pub(super) fn output(&self) -> Vec<Arc<Value>> {
         let items = self.items.iter().map(|item| serde_json::to_value(self.item(item, Stage::Ended)));
         items.flatten().map(Arc::new).collect()
     }
 
-    /// The bytes that it holds, roughly.
+    /// The approximate size in bytes.
     pub(super) fn size(&self) -> usize {
         let echoed: usize = self.ask.body.values().map(|value| value.to_string().len()).sum();
         let said = self.items.iter().map(|item| match item {
@@ -69,7 +69,7 @@ impl Answer {
             }
             Item::Reasoning { .. } | Item::Compaction { .. } => 0,
         });
-        // A response is a kilobyte or so around what varies.
+        // A response has about a kilobyte besides its variable parts.
         1000 + echoed + said.sum::<usize>()
     }
 
@@ -98,13 +98,13 @@ impl Answer {
             "model" => self.model.as_str().into(),
             "output" if ended => Json::Array(self.items.iter().map(|item| self.item(item, Stage::Ended)).collect()),
             "output" => Json::Array(Vec::new()),
-            "usage" if ended && !matches!(self.ask.directive.end, End::Failed(_)) => self.usage(),
+            "usage" if ended && !matches!(self.ask.directive.end, StreamEnd::Failed(_)) => self.usage(),
             "error" => match &self.ask.directive.end {
-                End::Failed(code) if ended => json!({"code": code, "message": "Simulated failure."}).into(),
+                StreamEnd::Failed(code) if ended => json!({"code": code, "message": "Simulated failure."}).into(),
                 _ => Json::NULL,
             },
             "incomplete_details" => match &self.ask.directive.end {
-                End::Incomplete(reason) if ended => json!({ "reason": reason }).into(),
+                StreamEnd::Incomplete(reason) if ended => json!({ "reason": reason }).into(),
                 _ => Json::NULL,
             },
             "reasoning" => Json::ordered(self.layout.reasoning, |key| {
@@ -117,18 +117,18 @@ impl Answer {
             }),
             "conversation" => self.ask.conversation().map_or(Json::NULL, |id| json!({ "id": id }).into()),
             "billing" => json!({"payer": "developer"}).into(),
-            // What no request can set.
+            // Fields that no request can set.
             "usage" | "content_filters" => Json::NULL,
             _ => self.ask.field(key).cloned().unwrap_or_else(|| self.default(key, stage)).into(),
         }
     }
 
-    /// What an echoed field says when the request does not set it.
+    /// The value of an echoed field that the request does not set.
     fn default(&self, key: &str, stage: Stage) -> Value {
         match key {
             "background" => false.into(),
             "parallel_tool_calls" | "store" => true.into(),
-            // The page's plain answer has whole numbers, its stream has `1.0`.
+            // On the provider's page, the plain answer has whole numbers and the stream has `1.0`.
             "temperature" | "top_p" if self.account.personality == Personality::Acedata && !self.ask.stream => 1.into(),
             "temperature" => 1.0.into(),
             "top_p" => self.layout.top_p.into(),
@@ -150,13 +150,13 @@ impl Answer {
 
     fn ended_as(&self) -> &'static str {
         match self.ask.directive.end {
-            End::Failed(_) => "failed",
-            End::Incomplete(_) => "incomplete",
+            StreamEnd::Failed(_) => "failed",
+            StreamEnd::Incomplete(_) => "incomplete",
             _ => "completed",
         }
     }
 
-    /// One item of the output, empty at first or whole at the end.
+    /// One output item: empty at the start of its stream, complete at the end.
     pub(super) fn item(&self, item: &Item, stage: Stage) -> Json {
         let ended = stage == Stage::Ended;
         let status = if ended { "completed" } else { "in_progress" };
@@ -172,7 +172,7 @@ impl Answer {
                 ("id", id.as_str().into()),
                 ("type", "image_generation_call".into()),
                 ("status", status.into()),
-                // In a stream the megabytes stand in one event only.
+                // In a stream, the megabytes are in one event only.
                 ("result", if ended && !self.ask.stream { Json::Text(result.clone()) } else { Json::NULL }),
             ]),
             Item::Call { id, call_id, name, arguments } => Json::Object(vec![
@@ -191,7 +191,7 @@ impl Answer {
             Item::Message { id, text } => Json::ordered(self.layout.message, |key| match key {
                 "id" => id.as_str().into(),
                 "type" => "message".into(),
-                "status" if ended && matches!(self.ask.directive.end, End::Incomplete(_)) => "incomplete".into(),
+                "status" if ended && matches!(self.ask.directive.end, StreamEnd::Incomplete(_)) => "incomplete".into(),
                 "status" => status.into(),
                 "content" if ended => Json::Array(vec![self.part(Json::Text(text.clone()))]),
                 "content" => Json::Array(Vec::new()),
@@ -220,7 +220,7 @@ impl Answer {
         })
     }
 
-    /// What it costs.
+    /// The usage of this answer.
     pub(super) fn tokens(&self) -> Tokens {
         let input = input_tokens(&self.ask);
         let cached = self.ask.directive.cached.unwrap_or(0).min(input as u64);
@@ -244,13 +244,13 @@ pub(super) struct Tokens {
     pub(super) reasoning: usize,
 }
 
-/// What the input of a request costs, with everything that is remembered.
-pub(super) fn input_tokens(ask: &Ask) -> usize {
+/// The input tokens of a request, including the remembered context.
+pub(super) fn input_tokens(ask: &ParsedRequest) -> usize {
     let (input, before) = (&ask.input, &ask.memory.input);
     tokens(input.characters + before.characters) + IMAGE_TOKENS * (input.images.len() + before.images.len())
 }
 
-/// Four characters are a token, rounded up; see docs/simulator.md.
+/// Four characters count as one token, rounded up; see docs/simulator.md.
 pub(super) fn tokens(characters: usize) -> usize {
     characters.div_ceil(4)
 }

@@ -1,4 +1,4 @@
-//! Bodies that can break: an error from a body makes the server drop the connection without the last chunk.
+//! Answer bodies that can break: an error from a body makes the server close the connection without the last chunk.
 
 use std::future::Future as _;
 use std::io;
@@ -12,15 +12,15 @@ use tokio::time::Sleep;
 
 use super::stream::Frames;
 
-/// The server flushes when a body has nothing to give. Before a break there is this pause, so that what was sent before
-/// it also arrives.
+/// The pause before a break. The server flushes when a body has nothing to give, so the bytes sent before the break
+/// arrive.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// After this many events `cut` and `stall` strike, where the request does not say: the first words were there.
-const STRIKE_AT: u64 = 6;
+/// The default number of events before `cut` and `stall` take effect: the first words have been sent by then.
+const DEFAULT_FAULT_AT: u64 = 6;
 
 /// The body of an answer.
-pub(super) enum Body {
+pub(super) enum AnswerBody {
     /// These bytes, then the end.
     Whole(Option<Bytes>),
     /// These bytes, then the connection breaks.
@@ -28,7 +28,7 @@ pub(super) enum Body {
     Stream(Box<Stream>),
 }
 
-impl Body {
+impl AnswerBody {
     pub(super) fn broken(bytes: Bytes) -> Self {
         Self::Broken(Some(bytes), Box::pin(tokio::time::sleep(LINGER)))
     }
@@ -37,7 +37,7 @@ impl Body {
         let directive = frames.directive();
         Self::Stream(Box::new(Stream {
             pace: directive.delay.unwrap_or(pace),
-            strike_at: directive.at.unwrap_or(STRIKE_AT),
+            strike_at: directive.at.unwrap_or(DEFAULT_FAULT_AT),
             stall: directive.stall,
             cut: directive.cut,
             breaking: false,
@@ -47,7 +47,7 @@ impl Body {
         }))
     }
 
-    /// A stream that is told again: what broke it the first time does not break it now.
+    /// A stream that is repeated for a later request. The fault that broke the first one does not break this one.
     pub(super) fn resumed(frames: Frames, pace: Duration) -> Self {
         let strike_at = u64::MAX;
         let (stall, cut, breaking, wait, paced) = (None, false, false, None, true);
@@ -62,10 +62,10 @@ pub(super) struct Stream {
     strike_at: u64,
     stall: Option<Duration>,
     cut: bool,
-    /// The next thing is the break.
+    /// Whether the stream breaks next.
     breaking: bool,
     wait: Option<Pin<Box<Sleep>>>,
-    /// The pause before the next event is over.
+    /// Whether the pause before the next event is over.
     paced: bool,
 }
 
@@ -104,7 +104,7 @@ impl Stream {
     }
 }
 
-impl http_body::Body for Body {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -127,7 +127,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> http_body::SizeHint {
         match self {
             Self::Whole(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            // A broken body's length is what its head says, or unknown.
+            // The length of a broken body is in its head, or unknown.
             Self::Broken(..) | Self::Stream(_) => http_body::SizeHint::default(),
         }
     }

@@ -6,25 +6,25 @@ use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 
-use super::account::Account;
-use super::body::Body;
+use super::account::ProviderAccount;
+use super::body::AnswerBody;
 use super::directive::Directive;
 use super::ids::Ids;
 use super::json::Json;
 use super::options::Options;
 use super::received::Received;
-use super::stop::Stop;
+use super::stop::NoAnswer;
 use super::store::Store;
 use super::{head, query};
 
-/// What outlives a request.
-pub(super) struct Shared {
+/// The state that outlives a request.
+pub(super) struct SimulatorState {
     pub(super) options: Options,
     store: Mutex<Store>,
     received: Mutex<Received>,
 }
 
-impl Shared {
+impl SimulatorState {
     pub(super) fn new(options: Options) -> Arc<Self> {
         Arc::new(Self { options, store: Mutex::default(), received: Mutex::default() })
     }
@@ -40,8 +40,8 @@ impl Shared {
 
 /// One call, with all that is needed to answer it.
 pub(super) struct Call {
-    pub(super) shared: Arc<Shared>,
-    pub(super) account: Account,
+    pub(super) shared: Arc<SimulatorState>,
+    pub(super) account: ProviderAccount,
     pub(super) ids: Ids,
     pub(super) request_id: String,
     pub(super) parts: Parts,
@@ -49,8 +49,8 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A whole answer in the provider's writing.
-    pub(super) fn json(&self, value: &Json) -> Response<Body> {
+    /// A whole answer, in the provider's JSON style.
+    pub(super) fn json(&self, value: &Json) -> Response<AnswerBody> {
         head::json(value.write(self.account.personality.spaced()), &self.request_id)
     }
 
@@ -59,22 +59,22 @@ impl Call {
         query::value(self.parts.uri.query(), name)
     }
 
-    /// Does what a directive wants in place of an answer.
-    pub(super) async fn obey(&self, directive: &Directive) -> Result<(), Stop> {
+    /// Applies the directive's effects that come before or replace an answer.
+    pub(super) async fn obey(&self, directive: &Directive) -> Result<(), NoAnswer> {
         if let Some(delay) = directive.head_delay {
             tokio::time::sleep(delay).await;
         }
         if directive.cut_head {
-            return Err(Stop::CutHead);
+            return Err(NoAnswer::CutHead);
         }
         if let Some(fault) = &directive.error {
             return Err(fault.clone().into());
         }
         if let Some(status) = directive.html {
-            return Err(Stop::Instead(Box::new(head::page(status, &self.request_id))));
+            return Err(NoAnswer::Instead(Box::new(head::page(status, &self.request_id))));
         }
         if directive.redirect {
-            return Err(Stop::Instead(Box::new(head::redirect(&self.request_id))));
+            return Err(NoAnswer::Instead(Box::new(head::redirect(&self.request_id))));
         }
         Ok(())
     }

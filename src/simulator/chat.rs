@@ -1,4 +1,4 @@
-//! `POST /chat/completions`: the same answers as those of the Responses API, in the older shapes.
+//! `POST /chat/completions`: the same answers as the Responses API, in the shapes of Chat Completions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,40 +7,40 @@ use http::Response;
 use serde_json::{Map, Value, json};
 
 use super::answer::Answer;
-use super::ask::{self, Ask};
-use super::body::Body;
+use super::body::AnswerBody;
 use super::call::Call;
 use super::content::Item;
-use super::directive::End;
-use super::fault::Fault;
+use super::directive::StreamEnd;
+use super::fault::SimulatedError;
 use super::head;
 use super::json::Json;
+use super::request::{self, ParsedRequest};
 use super::responses::begin;
-use super::stop::Stop;
+use super::stop::NoAnswer;
 use super::stream::{Frames, Step};
 
-/// Answers a chat.
-pub(super) async fn create(mut call: Call) -> Result<Response<Body>, Stop> {
-    let body = ask::object(&call.body)?;
+/// Answers a chat completion.
+pub(super) async fn create(mut call: Call) -> Result<Response<AnswerBody>, NoAnswer> {
+    let body = request::object(&call.body)?;
     let includes_usage = body.get("stream_options").and_then(|options| options.get("include_usage"));
     let includes_usage = includes_usage == Some(&Value::Bool(true));
-    let ask = begin(&call, Ask::read(translate(body)?, call.query("simulate").as_deref())?).await?;
+    let ask = begin(&call, ParsedRequest::read(translate(body)?, call.query("simulate").as_deref())?).await?;
     let answer = Answer::new(call.account.clone(), ask, &mut call.ids);
-    // The older API says 404 where the newer one says 400.
-    let answer = answer.map_err(|fault| Fault { status: http::StatusCode::NOT_FOUND, ..fault })?;
+    // Chat Completions answers 404 where the Responses API answers 400.
+    let answer = answer.map_err(|fault| SimulatedError { status: http::StatusCode::NOT_FOUND, ..fault })?;
     if !answer.ask.stream {
         let bytes = completion(&answer).write(call.account.personality.spaced());
         return Ok(head::whole(bytes, &answer.ask.directive, &call.request_id));
     }
     let answer = Arc::new(answer);
     let steps = steps(&answer, includes_usage);
-    let body = Body::stream(Frames::of(answer, steps), call.shared.options.event_delay);
+    let body = AnswerBody::stream(Frames::of(answer, steps), call.shared.options.event_delay);
     Ok(head::stream(body, &call.request_id))
 }
 
-/// The request as one of the Responses API.
-fn translate(mut body: Map<String, Value>) -> Result<Map<String, Value>, Fault> {
-    let bad = || Fault::request(Some("invalid_type"), Some("messages"), "`messages` is no array of objects.");
+/// Translates the request into one of the Responses API.
+fn translate(mut body: Map<String, Value>) -> Result<Map<String, Value>, SimulatedError> {
+    let bad = || SimulatedError::request(Some("invalid_type"), Some("messages"), "`messages` is no array of objects.");
     let Some(Value::Array(messages)) = body.remove("messages") else { return Err(bad()) };
     let mut input = Vec::new();
     for message in messages {
@@ -65,14 +65,14 @@ fn translate(mut body: Map<String, Value>) -> Result<Map<String, Value>, Fault> 
     Ok(body)
 }
 
-/// What the older API has inside of `inner`, the newer one has beside the type.
+/// Chat Completions nests these fields inside `inner`. The Responses API has them beside the type.
 fn lift(value: &Value, inner: &str) -> Value {
     let mut flat = value.get(inner).and_then(Value::as_object).cloned().unwrap_or_default();
     flat.insert("type".into(), value.get("type").cloned().unwrap_or_default());
     flat.into()
 }
 
-/// `image_url` is an object there, and has another name.
+/// In Chat Completions, `image_url` is an object, and the part has another name.
 fn parts(content: Value) -> Value {
     let Value::Array(parts) = content else { return content };
     let newer = |part: Value| match part.get("image_url").and_then(|image| image.get("url")) {
@@ -120,7 +120,7 @@ fn completion(answer: &Answer) -> Json {
 
 fn finish_reason(answer: &Answer) -> &'static str {
     match answer.ask.directive.end {
-        End::Incomplete(_) => "length",
+        StreamEnd::Incomplete(_) => "length",
         _ if answer.items.iter().any(|item| matches!(item, Item::Call { .. })) => "tool_calls",
         _ => "stop",
     }
@@ -142,7 +142,7 @@ fn chunk(answer: &Answer, delta: Value, finish_reason: Option<&str>) -> Json {
     envelope(answer, "chat.completion.chunk", vec![("choices", Json::Array(vec![choice.into()]))])
 }
 
-/// The chunks of a stream: the role, pieces, why it ends, the usage if asked for, `[DONE]`.
+/// The chunks of a stream: the role, pieces, the finish reason, the usage if requested, and `[DONE]`.
 fn steps(answer: &Arc<Answer>, includes_usage: bool) -> VecDeque<Step> {
     let mut steps = VecDeque::new();
     let mut say = |data| steps.push_back(Step::Chunk(data));
@@ -157,7 +157,7 @@ fn steps(answer: &Arc<Answer>, includes_usage: bool) -> VecDeque<Step> {
                     0,
                 ));
             }
-            // invented: a call comes whole, in a chunk for its name and one for its arguments.
+            // invented: a function call comes in two chunks, one for its name and one for all its arguments.
             Item::Call { call_id, name, arguments, .. } => {
                 let begun = json!({"index": index, "id": call_id, "type": "function",
                     "function": {"name": name, "arguments": ""}});
@@ -171,8 +171,8 @@ fn steps(answer: &Arc<Answer>, includes_usage: bool) -> VecDeque<Step> {
         }
     }
     match &answer.ask.directive.end {
-        End::NoTerminal => return steps,
-        End::Failed(code) | End::ErrorEvent(code) => {
+        StreamEnd::NoTerminal => return steps,
+        StreamEnd::Failed(code) | StreamEnd::ErrorEvent(code) => {
             let error = json!({"message": "Simulated error.", "type": "server_error", "param": null, "code": code});
             steps.push_back(Step::Chunk(json!({ "error": error }).into()));
         }

@@ -1,13 +1,13 @@
-//! What an answer consists of: which items, with which words. The same request always gets the same words.
+//! The content of an answer: its items and words. The same request always gets the same words.
 
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::account::Account;
-use super::ask::{Ask, Memory};
+use super::account::ProviderAccount;
 use super::ids::Ids;
 use super::input::Image;
+use super::request::{Memory, ParsedRequest};
 use super::{schema, seal};
 
 /// One item of the output.
@@ -18,7 +18,7 @@ pub(super) enum Item {
         encrypted: Option<String>,
         summary: Option<Arc<str>>,
     },
-    /// Only made by the directive `line`: the one kind of item that fills a line with megabytes.
+    /// Made only by the directive `line`: the only item that fills a line with megabytes.
     Image {
         id: String,
         result: Arc<str>,
@@ -33,7 +33,7 @@ pub(super) enum Item {
         id: String,
         text: Arc<str>,
     },
-    /// All that was said, in the provider's hand.
+    /// Everything said so far, sealed by the provider.
     Compaction {
         id: String,
         encrypted: String,
@@ -41,21 +41,21 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// Everything said, sealed in one item.
-    pub(super) fn compaction(account: &Account, turn: u64, ids: &mut Ids) -> Self {
+    /// An item that seals everything said so far.
+    pub(super) fn compaction(account: &ProviderAccount, turn: u64, ids: &mut Ids) -> Self {
         let id = ids.next("cmp_");
         Self::Compaction { encrypted: seal::seal(account, turn, &id), id }
     }
 }
 
-/// invented: what every reasoning costs in tokens.
+/// invented: the tokens of every reasoning item.
 pub(super) const REASONING_TOKENS: usize = 64;
 
-/// Three letters and a space make one token of four characters: `words=N` and `tokens=N` are the same.
+/// Three letters and a space are four characters, which make one token: `words=N` and `tokens=N` mean the same.
 const WORDS: [&str; 11] = ["the", "sea", "has", "its", "own", "way", "and", "all", "men", "may", "row"];
 
 /// The output for a request.
-pub(super) fn items(account: &Account, ask: &Ask, ids: &mut Ids) -> Vec<Item> {
+pub(super) fn items(account: &ProviderAccount, ask: &ParsedRequest, ids: &mut Ids) -> Vec<Item> {
     if ask.input.compacts {
         return vec![Item::compaction(account, ask.turn(), ids)];
     }
@@ -90,7 +90,7 @@ pub(super) fn items(account: &Account, ask: &Ask, ids: &mut Ids) -> Vec<Item> {
 }
 
 /// The functions to call, with the schemas of their parameters.
-fn calls(ask: &Ask) -> Vec<(&str, Option<&Value>)> {
+fn calls(ask: &ParsedRequest) -> Vec<(&str, Option<&Value>)> {
     let choice = ask.field("tool_choice");
     let mode = choice.and_then(|choice| choice.get("mode").unwrap_or(choice).as_str()).unwrap_or("auto");
     if !ask.input.outputs.is_empty() || mode == "none" {
@@ -119,7 +119,7 @@ fn calls(ask: &Ask) -> Vec<(&str, Option<&Value>)> {
     parts.filter_map(|(name, parameters)| Some((name?.as_str()?, parameters.filter(|it| it.is_object())))).collect()
 }
 
-/// Whether `text` has `name` as a word of its own.
+/// Whether `text` contains `name` as a whole word.
 fn mentions(text: &str, name: &str) -> bool {
     let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     !name.is_empty()
@@ -128,7 +128,7 @@ fn mentions(text: &str, name: &str) -> bool {
             .any(|(at, _)| !text[..at].ends_with(in_word) && !text[at + name.len()..].starts_with(in_word))
 }
 
-fn text(account: &Account, ask: &Ask) -> String {
+fn text(account: &ProviderAccount, ask: &ParsedRequest) -> String {
     if let Some(words) = ask.directive.words {
         let mut text: String = WORDS.iter().cycle().take(words).flat_map(|word| [*word, " "]).collect();
         text.pop();
@@ -143,7 +143,7 @@ fn text(account: &Account, ask: &Ask) -> String {
     }
 }
 
-fn sentence(account: &Account, ask: &Ask) -> String {
+fn sentence(account: &ProviderAccount, ask: &ParsedRequest) -> String {
     let mut sentence = format!("Hello from the simulated {}", account.personality.title());
     if account.is_named {
         sentence += &format!(", account {}", account.name);
@@ -165,7 +165,8 @@ fn sentence(account: &Account, ask: &Ask) -> String {
     sentence
 }
 
-/// What the provider knows beyond this request, so that it shows who answers and what was lost.
+/// What the provider remembers from earlier requests, so that an answer shows which account answers and which state was
+/// lost.
 fn remembered(memory: &Memory) -> String {
     let mut sentence = String::new();
     let plural = |count: u64| if count == 1 { "" } else { "s" };

@@ -1,18 +1,18 @@
 //! `simulate: …`: faults and odd behaviour on demand.
 //!
-//! invented: no provider has this. It stands in `metadata.simulate`, or on a line of its own in the last user text,
-//! because that is all a person with Codex or curl can change.
+//! invented: no provider has directives. They are in `metadata.simulate`, or on a separate line of the last user text,
+//! because a person with Codex or curl can change nothing else.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
 
-use super::fault::{self, Fault};
+use super::fault::{self, SimulatedError};
 
 /// How a stream ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum StreamEnd {
     #[default]
     Completed,
     /// `response.failed` with this code.
@@ -23,34 +23,34 @@ pub(super) enum End {
     ErrorEvent(String),
     /// `response.done` in place of `response.completed`.
     DoneOnly,
-    /// Nothing: a clean end without a terminal event.
+    /// A normal end of the body without a terminal event.
     NoTerminal,
 }
 
-/// Everything a request may ask for. The default asks for nothing.
+/// All directives of a request. The default changes nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directive {
-    pub(super) error: Option<Fault>,
+    pub(super) error: Option<SimulatedError>,
     pub(super) html: Option<StatusCode>,
     pub(super) redirect: bool,
     pub(super) cut_head: bool,
     pub(super) head_delay: Option<Duration>,
-    pub(super) end: End,
+    pub(super) end: StreamEnd,
     pub(super) cut: bool,
     pub(super) short_length: bool,
     pub(super) stall: Option<Duration>,
-    /// After how many events `cut` and `stall` strike.
+    /// The number of events before `cut` and `stall` take effect.
     pub(super) at: Option<u64>,
     pub(super) delay: Option<Duration>,
     pub(super) words: Option<usize>,
     pub(super) line_mib: Option<usize>,
-    /// The function to call; an empty name is the first one.
+    /// The function to call. An empty name means the first one.
     pub(super) call: Option<String>,
-    /// Its arguments, in place of made-up ones.
+    /// The arguments of the call, instead of generated ones.
     pub(super) arguments: Option<String>,
-    /// At which look a response in the background is done.
+    /// The number of the poll at which a background response is done.
     pub(super) polls: Option<u64>,
-    /// How many requests that look alike meet the faults; those after them do not.
+    /// How many identical requests meet the faults. Later ones do not.
     pub(super) times: Option<u64>,
     pub(super) cached: Option<u64>,
     pub(super) crlf: bool,
@@ -59,7 +59,7 @@ pub(super) struct Directive {
     pub(super) no_last_blank_line: bool,
 }
 
-/// Every directive with the values it takes, for the refusal of an unknown one and for the test of the documentation.
+/// Every directive with its values: for the error about an unknown one, and for the test of the documentation.
 pub(super) const KNOWN: [(&str, &str); 28] = [
     ("error", "=STATUS or NAME"),
     ("retry-after", "=SECONDS"),
@@ -91,15 +91,16 @@ pub(super) const KNOWN: [(&str, &str); 28] = [
     ("no-last-blank-line", ""),
 ];
 
-/// The longest answer in words, and the longest line in MiB: what one request may make the simulator hold.
+/// The longest answer in words, and the longest line in MiB. They bound the memory that one request can make the
+/// simulator use.
 const MAX_WORDS: u64 = 1_000_000;
 const MAX_LINE_MIB: u64 = 64;
-/// No wait is longer than a day; it keeps sums of times within their range.
+/// The longest wait is a day. The limit keeps sums of times in range.
 const MAX_SECONDS: u64 = 86_400;
 
 impl Directive {
     /// Reads directives separated by spaces.
-    pub(super) fn parse(text: &str) -> Result<Self, Fault> {
+    pub(super) fn parse(text: &str) -> Result<Self, SimulatedError> {
         let (mut directive, mut retry_after) = (Self::default(), None);
         for word in text.split_whitespace() {
             let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
@@ -115,8 +116,8 @@ impl Directive {
         Ok(directive)
     }
 
-    /// What is left of it when its faults are over: the looks and the contents.
-    pub(super) fn spent(self) -> Self {
+    /// The directive without its faults: polls and content stay.
+    pub(super) fn without_faults(self) -> Self {
         let Self { delay, words, line_mib, call, arguments, polls, cached, .. } = self;
         let Self { crlf, bom, comments, no_last_blank_line, .. } = self;
         let kept = Self { delay, words, line_mib, call, arguments, polls, cached, ..Self::default() };
@@ -125,12 +126,12 @@ impl Directive {
 
     fn set(&mut self, name: &str, value: Option<&str>) -> Option<()> {
         match name {
-            "error" => self.error = Some(Fault::asked(value?)?),
+            "error" => self.error = Some(SimulatedError::named(value?)?),
             "html" => self.html = Some(value?.parse().ok().filter(|status: &StatusCode| status.as_u16() >= 200)?),
             "head-delay" => self.head_delay = Some(Duration::from_millis(number(value, MAX_SECONDS * 1000)?)),
-            "failed" => self.end = End::Failed(value.unwrap_or("server_error").to_owned()),
-            "incomplete" => self.end = End::Incomplete(value.unwrap_or("max_output_tokens").to_owned()),
-            "error-event" => self.end = End::ErrorEvent(value.unwrap_or("server_error").to_owned()),
+            "failed" => self.end = StreamEnd::Failed(value.unwrap_or("server_error").to_owned()),
+            "incomplete" => self.end = StreamEnd::Incomplete(value.unwrap_or("max_output_tokens").to_owned()),
+            "error-event" => self.end = StreamEnd::ErrorEvent(value.unwrap_or("server_error").to_owned()),
             "stall" => self.stall = Some(Duration::from_secs(number(value, MAX_SECONDS)?)),
             "at" => self.at = Some(number(value, u64::MAX)?),
             "delay" => self.delay = Some(Duration::from_millis(number(value, MAX_SECONDS * 1000)?)),
@@ -144,8 +145,8 @@ impl Directive {
             "times" => self.times = Some(number(value, u64::MAX)?),
             "cached" => self.cached = Some(number(value, u64::from(u32::MAX))?),
             _ if value.is_some() => return None,
-            "done-only" => self.end = End::DoneOnly,
-            "no-terminal" => self.end = End::NoTerminal,
+            "done-only" => self.end = StreamEnd::DoneOnly,
+            "no-terminal" => self.end = StreamEnd::NoTerminal,
             "redirect" => self.redirect = true,
             "cut-head" => self.cut_head = true,
             "cut" => self.cut = true,
@@ -164,7 +165,7 @@ fn number(value: Option<&str>, max: u64) -> Option<u64> {
     value?.parse().ok().filter(|number| *number <= max)
 }
 
-fn refusal(word: &str) -> Fault {
+fn refusal(word: &str) -> SimulatedError {
     let known: Vec<String> = KNOWN.iter().map(|(name, values)| format!("{name}{values}")).collect();
     let named: Vec<&str> = fault::names().collect();
     let message = format!(
@@ -172,7 +173,7 @@ fn refusal(word: &str) -> Fault {
         known.join(", "),
         named.join(", ")
     );
-    Fault::request(Some("unknown_directive"), Some("metadata.simulate"), message)
+    SimulatedError::request(Some("unknown_directive"), Some("metadata.simulate"), message)
 }
 
 #[cfg(test)]
@@ -180,15 +181,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_several_at_once() {
+    fn several_directives_on_one_line_are_all_read() {
         let read = Directive::parse("error=429 retry-after=1 stall=2  crlf at=9 failed=rate_limit_exceeded").unwrap();
         let error = read.error.as_ref().unwrap();
         assert_eq!((error.status.as_u16(), error.retry_after), (429, Some(1)));
         assert_eq!((read.at, read.crlf), (Some(9), true));
         assert_eq!(read.stall, Some(Duration::from_secs(2)));
-        assert_eq!(read.end, End::Failed("rate_limit_exceeded".into()));
-        let spent = read.spent();
-        assert!(spent.error.is_none() && spent.stall.is_none() && spent.end == End::Completed && spent.crlf);
+        assert_eq!(read.end, StreamEnd::Failed("rate_limit_exceeded".into()));
+        let without_faults = read.without_faults();
+        assert!(
+            without_faults.error.is_none()
+                && without_faults.stall.is_none()
+                && without_faults.end == StreamEnd::Completed
+                && without_faults.crlf
+        );
     }
 
     #[test]
@@ -199,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_know_and_lists_what_it_does() {
+    fn an_unknown_directive_is_refused_with_a_list_of_the_known_ones() {
         for word in ["nonsense", "error", "error=200", "error=nope", "crlf=1", "stall=soon", "line=65", "html=100"] {
             let fault = Directive::parse(word).unwrap_err();
             assert_eq!(fault.status, 400, "{word}");
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_known_one_is_read_and_documented() {
+    fn every_known_directive_is_read_and_documented() {
         let docs = include_str!("../../docs/simulator.md");
         for (name, values) in KNOWN {
             let word = match name {

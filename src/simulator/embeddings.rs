@@ -1,4 +1,4 @@
-//! `POST /embeddings`: the same text has the same vector, and no meaning.
+//! `POST /embeddings`: the same text always has the same vector. The vectors carry no meaning.
 
 use data_encoding::BASE64;
 use http::Response;
@@ -6,29 +6,30 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::answer::tokens;
-use super::ask;
-use super::body::Body;
+use super::body::AnswerBody;
 use super::call::Call;
 use super::directive::Directive;
-use super::fault::Fault;
+use super::fault::SimulatedError;
 use super::json::Json;
-use super::stop::Stop;
+use super::request;
+use super::stop::NoAnswer;
 
-/// invented: a short vector where no length is asked for; at most as long as the original's longest.
+/// invented: the default is a short vector. The maximum is the longest vector of the original API.
 const DIMENSIONS: u64 = 16;
-const MOST_DIMENSIONS: u64 = 3072;
+const MAX_DIMENSIONS: u64 = 3072;
 
 /// Answers with one vector for each input.
-pub(super) async fn create(call: Call) -> Result<Response<Body>, Stop> {
+pub(super) async fn create(call: Call) -> Result<Response<AnswerBody>, NoAnswer> {
     call.obey(&Directive::parse(&call.query("simulate").unwrap_or_default())?).await?;
-    let body = ask::object(&call.body)?;
+    let body = request::object(&call.body)?;
     let model = body.get("model").and_then(Value::as_str).unwrap_or_default();
     if !model.starts_with("text-embedding-") && !model.starts_with("sim-") {
-        return Err(Fault::no_model(model).into());
+        return Err(SimulatedError::no_model(model).into());
     }
-    let texts = texts(body.get("input"))
-        .ok_or_else(|| Fault::request(Some("invalid_type"), Some("input"), "`input` holds no text and no tokens."))?;
-    let dimensions = body.get("dimensions").and_then(Value::as_u64).unwrap_or(DIMENSIONS).min(MOST_DIMENSIONS);
+    let texts = texts(body.get("input")).ok_or_else(|| {
+        SimulatedError::request(Some("invalid_type"), Some("input"), "`input` holds no text and no tokens.")
+    })?;
+    let dimensions = body.get("dimensions").and_then(Value::as_u64).unwrap_or(DIMENSIONS).min(MAX_DIMENSIONS);
     let in_base64 = body.get("encoding_format").is_some_and(|format| format == "base64");
     let used: usize = texts.iter().map(|text| tokens(text.chars().count())).sum();
     let data = texts.iter().enumerate().map(|(index, text)| {
@@ -49,7 +50,7 @@ pub(super) async fn create(call: Call) -> Result<Response<Body>, Stop> {
     ])))
 }
 
-/// A text, several, or one or several lists of token numbers.
+/// Reads a text, several texts, or one or several lists of token numbers.
 fn texts(input: Option<&Value>) -> Option<Vec<String>> {
     let one = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),

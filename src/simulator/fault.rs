@@ -1,16 +1,17 @@
-//! What goes wrong before an answer begins, and the words for it. Each personality puts it in its own shape.
+//! Errors before an answer begins. Each personality writes them in its own shape.
 
 use http::StatusCode;
 
-/// A refusal: status and the four fields of an OpenAI error.
+/// An error answer: its status and the four fields of an OpenAI error.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(super) struct SimulatedError {
     pub(super) status: StatusCode,
     pub(super) kind: &'static str,
     pub(super) code: Option<&'static str>,
     pub(super) param: Option<&'static str>,
     pub(super) message: String,
-    /// The code was asked for by name, so that it is sent even by a provider whose page has another one for the status.
+    /// Whether a directive named the code. Such a code is sent even by a provider that documents another code for the
+    /// status.
     pub(super) verbatim: bool,
     /// Seconds for `Retry-After`.
     pub(super) retry_after: Option<u64>,
@@ -18,7 +19,7 @@ pub(super) struct Fault {
     pub(super) allow: Option<&'static str>,
 }
 
-impl Fault {
+impl SimulatedError {
     fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { status, kind, code, param: None, message, verbatim: false, retry_after: None, allow: None }
@@ -37,7 +38,7 @@ impl Fault {
         Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", None, "No bearer key in the Authorization header.")
     }
 
-    /// Shows the ends of the key, as the original does: whoever stands in between has to keep that from its clients.
+    /// 401. The message shows both ends of the key, as the original does. A gateway must hide that from its clients.
     pub(super) fn bad_key(key: &str) -> Self {
         let start: String = key.chars().take(7).collect();
         let end: String = key.chars().skip(key.chars().count().saturating_sub(4)).collect();
@@ -57,13 +58,13 @@ impl Fault {
         Self { allow: Some(allow), ..fault }
     }
 
-    /// 404: the account has no such `thing`, and cannot tell whether another has.
+    /// 404: the account has no such `thing`. The answer does not show whether another account has it.
     pub(super) fn unknown(thing: &str, id: &str) -> Self {
         let message = format!("{thing} with id '{id}' not found.");
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message)
     }
 
-    /// 404 for an item of the input that names what is not kept here.
+    /// 404 for an input item that refers to an unknown item.
     pub(super) fn unknown_item(id: &str) -> Self {
         let message = format!(
             "Item with id '{id}' not found. Items are not persisted when `store` is set to false. Try again with `store` \
@@ -72,7 +73,7 @@ impl Fault {
         Self { param: Some("input"), ..Self::new(StatusCode::NOT_FOUND, "invalid_request_error", None, message) }
     }
 
-    /// 400 with a code that clients act on, and that is therefore the same at every provider.
+    /// 400 with a code that clients act on. Every provider therefore sends the same code.
     pub(super) fn known(code: &'static str, param: &'static str, message: impl Into<String>) -> Self {
         Self { verbatim: true, ..Self::request(Some(code), Some(param), message) }
     }
@@ -82,13 +83,13 @@ impl Fault {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
     }
 
-    /// The request body could not be read to its end, or no ids could be made.
+    /// 500: the request body was incomplete, or no ids could be created.
     pub(super) fn internal(message: &str) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("server_error"), message)
     }
 
-    /// `error=…`: a name of [`NAMED`], or a status from 400 to 599.
-    pub(super) fn asked(what: &str) -> Option<Self> {
+    /// The error of `error=…`: a name in [`NAMED`], or a status from 400 to 599.
+    pub(super) fn named(what: &str) -> Option<Self> {
         if let Some(&(_, status, kind, code, verbatim)) = NAMED.iter().find(|row| row.0 == what) {
             let status = StatusCode::from_u16(status).ok()?;
             return Some(Self { verbatim, ..Self::new(status, kind, Some(code), simulated(what)) });
@@ -110,7 +111,7 @@ fn simulated(what: &str) -> String {
     format!("Simulated error: {what}.")
 }
 
-/// What `error=` knows by name: name, status, type, code, and whether the code is the same at every provider.
+/// The names that `error=` accepts: name, status, type, code, and whether every provider uses the same code.
 ///
 /// invented: `insufficient_user_quota`, because no page but Ace Data Cloud's names an answer to an empty balance, and
 /// `content_policy_violation` and `unsupported_country_region_territory` as the two kinds of 403 that are not about the key.
@@ -126,7 +127,7 @@ const NAMED: [(&str, u16, &str, &str, bool); 9] = [
     ("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", true),
 ];
 
-/// The names that `error=` takes beside a status.
+/// The names that `error=` accepts besides a status.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     NAMED.iter().map(|row| row.0)
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::domain::chance::{Chance, NoChance};
 use crate::domain::clock::Clock;
+use crate::domain::random::{NoRandomBytes, RandomBytes};
 
-/// Makes the ids of one answer: a part in common, the time, a part of its own.
+/// Creates the ids of one answer. Each consists of a common part, the time and a part of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Ids {
     random: [u8; 19],
@@ -14,8 +14,8 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    pub(super) fn new(chance: Chance, clock: Clock) -> Result<Self, NoChance> {
-        Ok(Self { random: chance.bytes()?, created: clock.since_epoch().as_secs(), made: 0 })
+    pub(super) fn new(random_bytes: RandomBytes, clock: Clock) -> Result<Self, NoRandomBytes> {
+        Ok(Self { random: random_bytes.bytes()?, created: clock.since_epoch().as_secs(), made: 0 })
     }
 
     /// Another id: 50 hexadecimal digits after the prefix.
@@ -23,7 +23,7 @@ impl Ids {
         self.made = self.made.wrapping_add(1);
         let (common, own) = self.random.split_at(9);
         let mut id = format!("{prefix}{}{:08x}{}", hex(common), self.created, hex(own));
-        // The last two bytes count, so that no two ids of an answer are the same: an input may have thousands of items.
+        // The last two bytes are a counter, so that all ids of an answer differ: an input may have thousands of items.
         let _infallible = write!(id, "{:04x}", self.made);
         id
     }

@@ -1,4 +1,4 @@
-//! The input of a request, item by item: what was said, what functions answered, what is shown, what was sealed.
+//! Reads the input items of a request: texts, function outputs, images and sealed content.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use super::fault::Fault;
+use super::fault::SimulatedError;
 use super::ids::Ids;
 
 /// An image of the input.
@@ -22,35 +22,35 @@ pub(super) enum Image {
 const QUOTED: usize = 10;
 const QUOTED_CHARACTERS: usize = 40;
 
-/// What items say, read one after the other.
+/// The content of the items, collected in order.
 #[derive(Debug, Default)]
 pub(super) struct Input {
-    /// The last user text; without its directives once these were taken.
+    /// The last user text. `take_directives` removes its directives.
     pub(super) text: String,
-    /// Results of function calls after the last user text: they are what is to be answered.
+    /// Results of function calls after the last user text. The answer responds to them.
     pub(super) outputs: Vec<String>,
     pub(super) images: Vec<Image>,
     /// Every `encrypted_content`.
     pub(super) sealed: Vec<String>,
-    /// Characters of all texts, for the usage.
+    /// The number of characters of all texts, for the usage.
     pub(super) characters: usize,
-    /// How many user messages there are.
+    /// The number of user messages.
     pub(super) turns: u64,
-    /// How the last of these begin.
+    /// The beginnings of the last user messages.
     pub(super) quotes: VecDeque<String>,
-    /// The last item asks for a compaction.
+    /// Whether the last item asks for a compaction.
     pub(super) compacts: bool,
 }
 
 impl Input {
     /// Reads items.
-    pub(super) fn read(items: &[Arc<Value>]) -> Result<Self, Fault> {
+    pub(super) fn read(items: &[Arc<Value>]) -> Result<Self, SimulatedError> {
         let mut input = Self::default();
         items.iter().try_for_each(|item| input.item(item))?;
         Ok(input)
     }
 
-    fn item(&mut self, item: &Value) -> Result<(), Fault> {
+    fn item(&mut self, item: &Value) -> Result<(), SimulatedError> {
         let word = |name: &str| item.get(name).and_then(Value::as_str);
         if let Some(sealed) = word("encrypted_content") {
             self.sealed.push(sealed.to_owned());
@@ -86,7 +86,7 @@ impl Input {
     }
 
     /// The text of a string or of an array of parts; counts its characters and its images.
-    fn content(&mut self, content: Option<&Value>) -> Result<String, Fault> {
+    fn content(&mut self, content: Option<&Value>) -> Result<String, SimulatedError> {
         let mut texts = Vec::new();
         match content {
             Some(Value::String(text)) => texts.push(text.as_str()),
@@ -106,7 +106,7 @@ impl Input {
         Ok(text)
     }
 
-    /// Takes the lines `simulate: …` out of the user's text.
+    /// Removes the lines `simulate: …` from the user's text and returns them.
     pub(super) fn take_directives(&mut self) -> String {
         let (mut kept, mut taken) = (Vec::new(), String::new());
         for line in self.text.lines() {
@@ -122,13 +122,15 @@ impl Input {
     }
 }
 
-/// The directives of a line that holds some.
+/// The directives of a line, if it has some.
 fn directives(line: &str) -> Option<&str> {
     line.trim().strip_prefix("simulate:")
 }
 
-fn image(part: &Value) -> Result<Image, Fault> {
-    let bad = || Fault::request(Some("invalid_image"), Some("input"), "The data URL of an image is not valid base64.");
+fn image(part: &Value) -> Result<Image, SimulatedError> {
+    let bad = || {
+        SimulatedError::request(Some("invalid_image"), Some("input"), "The data URL of an image is not valid base64.")
+    };
     match part.get("image_url").and_then(Value::as_str) {
         Some(url) if url.starts_with("data:") => {
             let (_, data) = url.split_once(";base64,").ok_or_else(bad)?;
@@ -136,12 +138,16 @@ fn image(part: &Value) -> Result<Image, Fault> {
         }
         Some(_) => Ok(Image::Url),
         None if part.get("file_id").is_some() => Ok(Image::File),
-        None => Err(Fault::request(Some("missing_required_parameter"), Some("input"), "An image has no `image_url`.")),
+        None => Err(SimulatedError::request(
+            Some("missing_required_parameter"),
+            Some("input"),
+            "An image has no `image_url`.",
+        )),
     }
 }
 
-/// The items of `input` or `items`: a string is a message of the user.
-pub(super) fn items(input: Option<Value>, name: &'static str) -> Result<Vec<Arc<Value>>, Fault> {
+/// The items of `input` or `items`. A string counts as one user message.
+pub(super) fn items(input: Option<Value>, name: &'static str) -> Result<Vec<Arc<Value>>, SimulatedError> {
     match input {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::String(text)) => Ok(vec![Arc::new(json!({"type": "message", "role": "user", "content": text}))]),
@@ -150,24 +156,24 @@ pub(super) fn items(input: Option<Value>, name: &'static str) -> Result<Vec<Arc<
         }
         Some(_) => {
             let message = format!("`{name}` is no string and no array of objects.");
-            Err(Fault::request(Some("invalid_type"), Some(name), message))
+            Err(SimulatedError::request(Some("invalid_type"), Some(name), message))
         }
     }
 }
 
-/// The id of the kept item that an item of the input stands for.
+/// The id of the stored item that an input item refers to.
 pub(super) fn reference(item: &Value) -> Option<&str> {
     let id = item.get("id")?.as_str()?;
     match item.get("type").and_then(Value::as_str) {
         Some("item_reference") => Some(id),
         None if item.as_object().is_some_and(|fields| fields.len() == 1) => Some(id),
-        // What it thought is with the provider, unless it came along sealed.
+        // Reasoning is stored at the provider, unless the client sends it back sealed.
         Some("reasoning") if !item.get("encrypted_content").is_some_and(Value::is_string) => Some(id),
         _ => None,
     }
 }
 
-/// An item as it is kept and shown: with an id, a status, and its content as parts.
+/// An item as it is stored and shown: with an id, a status, and its content as parts.
 pub(super) fn kept(item: Arc<Value>, ids: &mut Ids) -> Arc<Value> {
     let has = |name: &str| item.get(name).is_some_and(|value| !value.is_null());
     if has("id") && has("type") && !item.get("content").is_some_and(Value::is_string) {

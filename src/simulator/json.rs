@@ -1,4 +1,4 @@
-//! JSON whose object keys keep the order they were given in, because each provider has an order of its own.
+//! JSON whose object keys keep their order: each provider has its own order.
 
 use std::io;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use serde_json::ser::{CompactFormatter, Formatter};
 
-/// A JSON value in the order of its making. Texts are shared: one answer says the same text in several events.
+/// A JSON value with ordered keys. Texts are shared, because one answer repeats the same text in several events.
 #[derive(Clone, Debug)]
 pub(super) enum Json {
     /// Anything whose key order does not matter, such as what the client sent.
@@ -20,12 +20,12 @@ pub(super) enum Json {
 impl Json {
     pub(super) const NULL: Self = Self::Plain(Value::Null);
 
-    /// An object that has the `keys` in their order, each with what `value` has for it.
+    /// An object with the `keys` in this order. `value` gives the value of each key.
     pub(super) fn ordered(keys: &[&'static str], value: impl Fn(&str) -> Self) -> Self {
         Self::Object(keys.iter().map(|&key| (key, value(key))).collect())
     }
 
-    /// The text of this value; `spaced` puts a space after each `:` and `,`.
+    /// Serializes this value. `spaced` puts a space after each `:` and `,`.
     pub(super) fn write(&self, spaced: bool) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         let written = if spaced {

@@ -1,12 +1,11 @@
 //! Three providers of the Responses API simulated in-process, with their quirks: for `tidegate demo`, tests and benches.
 //!
-//! They share one listener and are told apart by the path ([`Personality::base_path`]). Any bearer key is good, except one
-//! that begins with `sim-bad`; what is kept belongs to the key's account. What an answer says, how it is counted and the
-//! faults on demand are in docs/simulator.md.
+//! They share one listener; the path selects one ([`Personality::base_path`]). Any bearer key is valid unless it begins
+//! with `sim-bad`. State belongs to the key's account. docs/simulator.md describes the text of answers, their usage and
+//! the faults on demand.
 
 mod account;
 mod answer;
-mod ask;
 mod body;
 mod call;
 mod chat;
@@ -25,6 +24,7 @@ mod personality;
 mod query;
 mod received;
 mod reply;
+mod request;
 mod resolve;
 mod responses;
 mod route;
@@ -46,27 +46,27 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::call::Shared;
+use self::call::SimulatorState;
 pub use self::options::Options;
 pub use self::personality::{Model, Personality};
 
-/// A request head that has not come within this time never will.
+/// The longest wait for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves all three personalities until `stop`; connections under way are dropped then.
+/// Serves all three personalities until `stop`, which drops open connections.
 pub async fn serve(listener: TcpListener, options: Options, stop: CancellationToken) {
-    let shared = Shared::new(options);
+    let shared = SimulatorState::new(options);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            // Takes the finished ones out, so that the set holds only what is open.
+            // Removes finished connections, so that the set holds only open ones.
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(connection(stream, shared.clone()));
                 }
-                // Out of file descriptors, most likely: they come back when connections end.
+                // Probably no file descriptors are left. They come back when connections end.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             },
         }
@@ -74,8 +74,9 @@ pub async fn serve(listener: TcpListener, options: Options, stop: CancellationTo
     connections.shutdown().await;
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
-    // Without it an event could wait for the acknowledgement of the one before. Failure costs only that delay.
+async fn connection(stream: TcpStream, shared: Arc<SimulatorState>) {
+    // Nagle's algorithm could delay an event until the previous one is acknowledged. If this fails, only that delay
+    // remains.
     let _slower = stream.set_nodelay(true);
     let service = service_fn(move |request| reply::reply(request, shared.clone()));
     let served = http1::Builder::new()
@@ -83,6 +84,6 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
         .header_read_timeout(HEAD_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
-    // A client that leaves and a connection that was broken on purpose both end here, and neither is worth a word.
+    // A client that left, or a connection that was broken on purpose: neither needs a log line.
     drop::<Result<(), hyper::Error>>(served);
 }

@@ -1,11 +1,11 @@
-//! How the simulator behaves.
+//! Options of the simulator.
 
 use std::time::Duration;
 
-use crate::domain::chance::Chance;
 use crate::domain::clock::Clock;
+use crate::domain::random::RandomBytes;
 
-/// How the simulator behaves where a request does not say.
+/// The simulator's defaults, which a request can override.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Pause before each event of a stream but the first.
@@ -13,12 +13,12 @@ pub struct Options {
     /// For `created_at`.
     pub clock: Clock,
     /// For ids.
-    pub chance: Chance,
+    pub random_bytes: RandomBytes,
 }
 
 impl Default for Options {
-    /// The pace of a fast model: 20 ms an event looks natural and keeps a demo short.
+    /// The speed of a fast model: 20 ms for each event looks natural and keeps a demo short.
     fn default() -> Self {
-        Self { event_delay: Duration::from_millis(20), clock: Clock::system(), chance: Chance::system() }
+        Self { event_delay: Duration::from_millis(20), clock: Clock::system(), random_bytes: RandomBytes::system() }
     }
 }

@@ -1,9 +1,9 @@
-//! Who the three providers are: paths, models, the order of their keys, the shape of their errors.
+//! The three providers: their paths, models, order of keys and shapes of errors.
 //!
-//! What their pages show is taken as it is. What a page does not say is marked `assumed:` (like the original API, which
-//! all three claim to be compatible with) or `invented:`.
+//! The simulator follows the providers' documentation pages. Behaviour that a page does not describe is marked
+//! `assumed:` (as in the original API, which all three claim to be compatible with) or `invented:`.
 
-use super::fault::Fault;
+use super::fault::SimulatedError;
 use super::json::Json;
 
 /// One of the three simulated providers.
@@ -20,13 +20,13 @@ pub enum Personality {
 /// A model that a personality lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// What a request asks for.
+    /// The name in the request.
     pub name: &'static str,
-    /// What the answer says in `model`; a stream of Ace Data Cloud adds `-data`.
+    /// The name in the answer's `model`. A stream of Ace Data Cloud adds `-data`.
     pub answers_as: &'static str,
 }
 
-/// The keys of the response object and of what lies in it, in order.
+/// The keys of the response object and of its parts, in order.
 pub(super) struct Layout {
     pub(super) response: &'static [&'static str],
     pub(super) message: &'static [&'static str],
@@ -36,7 +36,7 @@ pub(super) struct Layout {
     pub(super) text: &'static [&'static str],
     /// `created_at` is written as `1765793453.0`.
     pub(super) float_time: bool,
-    /// `reasoning.effort` where the request sets none.
+    /// `reasoning.effort` if the request sets none.
     pub(super) effort: Option<&'static str>,
     pub(super) top_p: f64,
 }
@@ -45,8 +45,8 @@ const fn model(name: &'static str, answers_as: &'static str) -> Model {
     Model { name, answers_as }
 }
 
-/// The page of the pro models shows their names as they were asked for; the page about images shows a date.
-/// assumed: that the other names get the dates of the original API.
+/// The page of the pro models shows their names as requested. The page about images shows a dated name. assumed: the
+/// other names get the dates of the original API.
 const DMXAPI_MODELS: [Model; 6] = [
     model("gpt-5.2-pro", "gpt-5.2-pro"),
     model("gpt-5-pro", "gpt-5-pro"),
@@ -58,19 +58,19 @@ const DMXAPI_MODELS: [Model; 6] = [
 /// The page names `gpt-4o` and `o3`. assumed: the others.
 const MODELVERSE_MODELS: [Model; 4] =
     [model("gpt-4o", "gpt-4o"), model("o3", "o3"), model("gpt-4.1", "gpt-4.1"), model("gpt-5-mini", "gpt-5-mini")];
-/// The page names `gpt-4.1` and speaks of some twenty models. assumed: the others.
+/// The page names `gpt-4.1` and mentions some twenty models. assumed: the others.
 const ACEDATA_MODELS: [Model; 4] =
     [model("gpt-4.1", "gpt-4.1"), model("gpt-4o", "gpt-4o"), model("o3", "o3"), model("gpt-5-mini", "gpt-5-mini")];
 
-/// invented: any other name of a family of the original API is taken too and answered under its own name, so that a
-/// wildcard route can be tried out; `sim-` is for names that can be nothing else.
+/// invented: any other name from a model family of the original API is accepted and answered under the same name, so
+/// that a wildcard route can be tried out. `sim-` is for names that cannot mean anything else.
 const FAMILIES: [&str; 7] = ["gpt-", "chatgpt-", "codex-", "o1", "o3", "o4", "sim-"];
 
 impl Personality {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Dmxapi, Self::Modelverse, Self::Acedata];
 
-    /// Its short name, as an upstream would be called.
+    /// The short name, suitable as an upstream's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dmxapi => "dmxapi",
@@ -79,7 +79,7 @@ impl Personality {
         }
     }
 
-    /// What stands in place of the client's `/v1`, without the host.
+    /// The path that replaces the client's `/v1`, without the host.
     pub const fn base_path(self) -> &'static str {
         match self {
             Self::Dmxapi => "/dmxapi/v1",
@@ -97,7 +97,7 @@ impl Personality {
         }
     }
 
-    /// What the name of the provider is when it speaks.
+    /// The provider's full name, for its texts.
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Dmxapi => "DMXAPI",
@@ -118,23 +118,23 @@ impl Personality {
     pub(super) fn answers_as(self, name: &str, streaming: bool) -> Option<String> {
         let listed = self.models().iter().find(|model| model.name == name).map(|model| model.answers_as);
         let known = listed.or_else(|| FAMILIES.iter().any(|family| name.starts_with(family)).then_some(name))?;
-        // The page's stream says `gpt-4.1-data` where its plain answer says `gpt-4.1`.
+        // The page shows `gpt-4.1-data` in the stream and `gpt-4.1` in the plain answer.
         let deployment = if streaming && self == Self::Acedata { "-data" } else { "" };
         Some(format!("{known}{deployment}"))
     }
 
-    /// JSON has a space after each `:` and `,`. The page shows it for streams; assumed: for plain answers too.
+    /// Whether JSON has a space after each `:` and `,`. The page shows it for streams. assumed: plain answers too.
     pub(super) const fn spaced(self) -> bool {
         matches!(self, Self::Acedata)
     }
 
-    /// Frames have an `event:` line. assumed for ModelVerse, whose page shows no frame.
+    /// Whether frames have an `event:` line. assumed for ModelVerse, whose page shows no frame.
     pub(super) const fn named_events(self) -> bool {
         !matches!(self, Self::Acedata)
     }
 
-    /// `response.done` follows, then `data: [DONE]`. The page speaks of `response.done` as the end;
-    /// assumed: that it comes after `response.completed`. invented: `[DONE]`, as many compatible servers send it.
+    /// Whether `response.done` and then `data: [DONE]` follow. The page calls `response.done` the end. assumed: it
+    /// comes after `response.completed`. invented: `[DONE]`, as many compatible servers send it.
     pub(super) const fn says_done(self) -> bool {
         matches!(self, Self::Modelverse)
     }
@@ -150,7 +150,7 @@ impl Personality {
     }
 
     /// The body of an error. assumed: the shape of the original API for the two that document no errors.
-    pub(super) fn error(self, fault: &Fault, trace: &str) -> Json {
+    pub(super) fn error(self, fault: &SimulatedError, trace: &str) -> Json {
         let message = Json::from(fault.message.as_str());
         if self != Self::Acedata {
             let fields = vec![
@@ -161,8 +161,8 @@ impl Personality {
             ];
             return Json::Object(vec![("error", Json::Object(fields))]);
         }
-        // Statuses and codes are the provider's. invented: the shape around them and the trace id, which the page does not
-        // show; the codes of every other status, which it does not name.
+        // Statuses and codes are the provider's. invented: the shape around them and the trace id, which the page does
+        // not show, and the codes of all other statuses, which the page does not name.
         let code = match (fault.status.as_u16(), fault.code) {
             (_, Some(code)) if fault.verbatim => code,
             (400, _) => "token_mismatched",

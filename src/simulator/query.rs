@@ -1,12 +1,12 @@
 //! The query of a URL.
 
-/// The value of a parameter, decoded. A parameter that comes twice counts as it came first.
+/// The decoded value of a parameter. If it occurs twice, the first one counts.
 pub(super) fn value(query: Option<&str>, name: &str) -> Option<String> {
     let pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.into_iter().find(|(key, _)| decode(key) == name).map(|(_, value)| decode(value))
 }
 
-/// `%41` and `+` as forms write them; what is no escape stays as it is.
+/// Decodes `%41` and `+` as in HTML forms. An invalid escape stays as it is.
 fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut decoded, mut at) = (Vec::with_capacity(bytes.len()), 0);

@@ -1,4 +1,4 @@
-//! What came, for tests that ask what a gateway sent on: `GET /simulator/received`.
+//! Records the received requests, for tests of what a gateway forwards: `GET /simulator/received`.
 
 use std::collections::VecDeque;
 
@@ -7,22 +7,22 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use serde_json::{Map, Value, json};
 
-use super::account::Account;
+use super::account::ProviderAccount;
 use super::personality::Personality;
 use super::query;
 
-/// Where it is asked for. No provider's path.
+/// The path of the record. No provider uses it.
 pub(super) const PATH: &str = "/simulator/received";
 
-/// As much as is known of requests: in number, and in bytes of bodies. A longer body than the third is known by its length
-/// and its CRC only.
-const MOST: usize = 4096;
-const MOST_BYTES: usize = 32 << 20;
-const LONGEST_BODY: usize = 1 << 20;
+/// Limits of the record: the number of requests, the bytes of all bodies, and the longest body that is kept. Of a
+/// longer body, only its length and its CRC are kept.
+const MAX_ENTRIES: usize = 4096;
+const MAX_TOTAL_BYTES: usize = 32 << 20;
+const MAX_BODY_BYTES: usize = 1 << 20;
 
 struct Entry {
     personality: Personality,
-    account: Option<Account>,
+    account: Option<ProviderAccount>,
     method: String,
     path: String,
     query: Option<String>,
@@ -41,15 +41,21 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Notes a request. `path` is what stands behind the provider's base URL.
-    pub(super) fn note(&mut self, who: (Personality, Option<&Account>), parts: &Parts, path: &str, body: &Bytes) {
+    /// Records a request. `path` is the part after the provider's base URL.
+    pub(super) fn record(
+        &mut self,
+        who: (Personality, Option<&ProviderAccount>),
+        parts: &Parts,
+        path: &str,
+        body: &Bytes,
+    ) {
         let (personality, account) = who;
         let mut headers = Map::new();
         for name in parts.headers.keys().filter(|name| **name != AUTHORIZATION) {
             let values = parts.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
             headers.insert(name.as_str().into(), values.collect::<Vec<_>>().join(", ").into());
         }
-        let kept = (body.len() <= LONGEST_BODY).then(|| body.clone());
+        let kept = (body.len() <= MAX_BODY_BYTES).then(|| body.clone());
         self.bytes += kept.as_ref().map_or(0, Bytes::len);
         self.entries.push_back(Entry {
             personality,
@@ -62,7 +68,7 @@ impl Received {
             length: body.len(),
             body: kept,
         });
-        while self.entries.len() > MOST || self.bytes > MOST_BYTES {
+        while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_TOTAL_BYTES {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.bytes -= oldest.body.map_or(0, |body| body.len());
             self.dropped += 1;
@@ -74,8 +80,8 @@ impl Received {
         *self = Self::default();
     }
 
-    /// What came, of the `account` and the `provider` in the query where these are named. Keys are never told.
-    pub(super) fn tell(&self, asked: Option<&str>) -> Value {
+    /// The recorded requests, filtered by the `account` and the `provider` in the query. Keys are never shown.
+    pub(super) fn to_json(&self, asked: Option<&str>) -> Value {
         let (account, provider) = (query::value(asked, "account"), query::value(asked, "provider"));
         let wanted = self.entries.iter().filter(|entry| {
             let own = entry.account.as_ref().map(|account| &*account.name);
@@ -102,40 +108,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_bounded_and_tells_no_key() {
+    fn the_record_is_bounded_and_shows_no_key() {
         let request = http::Request::post("/x?a=b").header("authorization", "Bearer secret").header("x-a", "1");
         let (parts, ()) = request.header("x-a", "2").body(()).unwrap().into_parts();
-        let account = Account { personality: Personality::Acedata, name: "a".into(), is_named: true };
+        let account = ProviderAccount { personality: Personality::Acedata, name: "a".into(), is_named: true };
         let mut received = Received::default();
-        let mut note = |body: &'static [u8], account| {
-            received.note((Personality::Acedata, account), &parts, "/x", &Bytes::from_static(body));
+        let mut record = |body: &'static [u8], account| {
+            received.record((Personality::Acedata, account), &parts, "/x", &Bytes::from_static(body));
         };
-        note(b"one", Some(&account));
-        note(b"two", None);
-        let told = received.tell(Some("account=a&provider=acedata"));
+        record(b"one", Some(&account));
+        record(b"two", None);
+        let told = received.to_json(Some("account=a&provider=acedata"));
         assert_eq!(told["data"].as_array().unwrap().len(), 1);
         let first = &told["data"][0];
         assert_eq!(
             (&first["body"], &first["query"], &first["headers"]),
             (&json!("one"), &json!("a=b"), &json!({"x-a": "1, 2"}))
         );
-        assert_eq!(received.tell(None)["data"].as_array().unwrap().len(), 2);
-        assert_eq!(received.tell(Some("provider=dmxapi"))["data"], json!([]));
-        assert!(!received.tell(None).to_string().contains("secret"));
+        assert_eq!(received.to_json(None)["data"].as_array().unwrap().len(), 2);
+        assert_eq!(received.to_json(Some("provider=dmxapi"))["data"], json!([]));
+        assert!(!received.to_json(None).to_string().contains("secret"));
 
-        let large = Bytes::from(vec![b'x'; LONGEST_BODY]);
+        let large = Bytes::from(vec![b'x'; MAX_BODY_BYTES]);
         for _ in 0..40 {
-            received.note((Personality::Acedata, None), &parts, "/x", &large);
+            received.record((Personality::Acedata, None), &parts, "/x", &large);
         }
         assert_eq!((received.entries.len(), received.bytes), (32, 32 << 20));
-        assert_eq!(received.tell(None)["dropped"], 10);
-        received.note((Personality::Acedata, None), &parts, "/x", &vec![b'x'; LONGEST_BODY + 1].into());
-        assert_eq!(received.tell(None)["data"][32]["body"], Value::Null);
-        for _ in 0..MOST {
-            received.note((Personality::Acedata, None), &parts, "/x", &Bytes::new());
+        assert_eq!(received.to_json(None)["dropped"], 10);
+        received.record((Personality::Acedata, None), &parts, "/x", &vec![b'x'; MAX_BODY_BYTES + 1].into());
+        assert_eq!(received.to_json(None)["data"][32]["body"], Value::Null);
+        for _ in 0..MAX_ENTRIES {
+            received.record((Personality::Acedata, None), &parts, "/x", &Bytes::new());
         }
-        assert_eq!((received.entries.len(), received.bytes), (MOST, 0));
+        assert_eq!((received.entries.len(), received.bytes), (MAX_ENTRIES, 0));
         received.clear();
-        assert_eq!(received.tell(None), json!({"object": "list", "data": [], "dropped": 0}));
+        assert_eq!(received.to_json(None), json!({"object": "list", "data": [], "dropped": 0}));
     }
 }

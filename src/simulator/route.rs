@@ -1,10 +1,10 @@
-//! What a method and a path ask for.
+//! Maps a method and a path to an operation.
 
 use http::Method;
 
-use super::fault::Fault;
+use super::fault::SimulatedError;
 
-/// One call, with the ids of its path.
+/// One operation of the API, with the ids of its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Models,
@@ -28,12 +28,12 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    /// The call of a path behind a base URL. assumed: every path but `/responses` and the two of the relay, in the
-    /// original's shape; the pages of the three document only these.
-    pub(super) fn find(method: &Method, path: &str) -> Result<Self, Fault> {
+    /// Finds the operation of a path after a base URL. assumed: every path but `/responses` and the two that Tidegate
+    /// relays has the original API's shape. The pages of the three providers document only those.
+    pub(super) fn find(method: &Method, path: &str) -> Result<Self, SimulatedError> {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         if parts.iter().any(|part| part.is_empty()) {
-            return Err(Fault::no_such_url(method, path));
+            return Err(SimulatedError::no_such_url(method, path));
         }
         let own = |id: &str| id.to_owned();
         Ok(match (method.as_str(), parts.as_slice()) {
@@ -55,12 +55,16 @@ impl Operation {
             ("GET", ["conversations", id, "items"]) => Self::ListItems(own(id)),
             ("GET", ["conversations", id, "items", item]) => Self::RetrieveItem(own(id), own(item)),
             ("DELETE", ["conversations", id, "items", item]) => Self::DeleteItem(own(id), own(item)),
-            _ => return Err(allowed(&parts).map_or_else(|| Fault::no_such_url(method, path), Fault::method)),
+            _ => {
+                return Err(
+                    allowed(&parts).map_or_else(|| SimulatedError::no_such_url(method, path), SimulatedError::method)
+                );
+            }
         })
     }
 }
 
-/// The two calls that stand where an id could.
+/// Whether the path part is one of the two operations that look like an id.
 fn is_verb(part: &str) -> bool {
     matches!(part, "input_tokens" | "compact")
 }
@@ -83,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_calls_and_says_what_a_path_takes() {
+    fn a_path_has_its_operation_and_lists_its_methods() {
         let find = |method: Method, path| Operation::find(&method, path);
         assert_eq!(find(Method::POST, "/responses").unwrap(), Operation::Create);
         assert_eq!(find(Method::POST, "/responses/compact").unwrap(), Operation::Compact);

@@ -1,17 +1,17 @@
-//! Makes up a JSON document that is valid against a simple JSON Schema, for structured outputs and function arguments.
+//! Generates a JSON document that is valid against a simple JSON Schema, for structured outputs and function arguments.
 
 use serde_json::{Map, Value};
 
-/// From this depth on the shortest way out is taken: `null` where it is allowed, no optional array elements.
-/// Recursive schemas (a linked list, a tree) end here.
-const DEEP: usize = 6;
-/// Nothing is made below this depth or beyond this many values, whatever the schema demands.
-const BOTTOM: usize = 48;
-const BUDGET: usize = 20_000;
+/// From this depth on, the generator takes the shortest choice: `null` if it is allowed, and no optional array
+/// elements. This ends recursive schemas such as a linked list or a tree.
+const SHORTEST_FROM_DEPTH: usize = 6;
+/// The hard limits of depth and of the number of values, whatever the schema requires.
+const MAX_DEPTH: usize = 48;
+const MAX_VALUES: usize = 20_000;
 
-/// The smallest natural document for `schema`: the required properties only, the first of each choice.
+/// The smallest natural document for `schema`: required properties only, and the first of each choice.
 pub(super) fn example(schema: &Value) -> Value {
-    Maker { root: schema, left: BUDGET }.value(schema, 0)
+    Maker { root: schema, left: MAX_VALUES }.value(schema, 0)
 }
 
 struct Maker<'a> {
@@ -21,7 +21,7 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn value(&mut self, schema: &Value, depth: usize) -> Value {
-        if depth > BOTTOM || self.left == 0 {
+        if depth > MAX_DEPTH || self.left == 0 {
             return Value::Null;
         }
         self.left -= 1;
@@ -37,7 +37,7 @@ impl Maker<'_> {
         }
         for choice in ["anyOf", "oneOf"] {
             if let Some(choices) = schema.get(choice).and_then(Value::as_array) {
-                let way_out = choices.iter().find(|choice| depth >= DEEP && is_type(choice, "null"));
+                let way_out = choices.iter().find(|choice| depth >= SHORTEST_FROM_DEPTH && is_type(choice, "null"));
                 return way_out.or(choices.first()).map_or(Value::Null, |choice| self.value(choice, depth + 1));
             }
         }
@@ -55,19 +55,20 @@ impl Maker<'_> {
         }
     }
 
-    /// The schema's type: the first that is not `null` of several, guessed from its words where none is named.
+    /// The schema's type. Of several types, the first that is not `null`; if none is given, a guess from the other
+    /// keywords.
     fn type_of<'s>(&self, schema: &'s Value, depth: usize) -> &'s str {
         match schema.get("type") {
             Some(Value::String(name)) => name,
             Some(Value::Array(names)) => {
                 let mut names = names.iter().filter_map(Value::as_str);
-                if depth >= DEEP && names.clone().any(|name| name == "null") {
+                if depth >= SHORTEST_FROM_DEPTH && names.clone().any(|name| name == "null") {
                     return "null";
                 }
                 names.find(|&name| name != "null").unwrap_or("null")
             }
             _ if schema.get("items").is_some() => "array",
-            // A schema without words allows anything; an object is what arguments and documents are.
+            // A schema without keywords allows anything. Arguments and documents are objects.
             _ if schema.get("properties").is_some() || depth == 0 => "object",
             _ => "string",
         }
@@ -86,7 +87,7 @@ impl Maker<'_> {
 
     fn array(&mut self, schema: &Value, depth: usize) -> Value {
         let bound = |name| schema.get(name).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok());
-        let natural = usize::from(depth < DEEP);
+        let natural = usize::from(depth < SHORTEST_FROM_DEPTH);
         let length = bound("minItems").unwrap_or(0).max(natural).min(bound("maxItems").unwrap_or(usize::MAX));
         let mut made = Vec::new();
         while made.len() < length && self.left > 0 {
@@ -98,7 +99,7 @@ impl Maker<'_> {
         made.into()
     }
 
-    /// Objects are put together; of anything else the part that says most decides.
+    /// Object schemas are merged. Of other schemas, the part with the most keywords decides.
     fn all_of(&mut self, parts: &[Value], schema: &Value, depth: usize) -> Value {
         let mut made = self.object(schema, depth);
         let mut other = None;
@@ -138,8 +139,8 @@ fn string(schema: &Value) -> String {
     }
     let bound = |name| schema.get(name).and_then(Value::as_u64);
     let length = bound("minLength").unwrap_or(1).max(1).min(bound("maxLength").unwrap_or(u64::MAX));
-    // A longer demand than this is no simple schema.
-    "…".repeat(usize::try_from(length).unwrap_or(1).min(BUDGET))
+    // The length is capped: a simple schema does not require more.
+    "…".repeat(usize::try_from(length).unwrap_or(1).min(MAX_VALUES))
 }
 
 fn number(schema: &Value, whole: bool) -> Value {
@@ -154,14 +155,14 @@ fn number(schema: &Value, whole: bool) -> Value {
     if let Some(low) = low {
         value = value.max(low);
     }
-    // Onto the grid: upwards, so that a minimum holds, unless that would pass the maximum.
+    // Rounds up to a multiple, so that a minimum holds, unless that would exceed the maximum.
     let stepped = if whole || schema.get("multipleOf").is_some() {
         let up = (value / step).ceil() * step;
         if high.is_some_and(|high| up > high) { (value / step).floor() * step } else { up }
     } else {
         value
     };
-    // A number that is whole is written as one: both types allow it, and only one allows `1.0` everywhere.
+    // A whole number is written as an integer: both types allow it, and `1.0` is not an integer everywhere.
     if stepped.fract() == 0.0 && stepped.abs() < 9.0e15 {
         #[expect(clippy::cast_possible_truncation, reason = "whole and within the range, by the line above")]
         return (stepped as i64).into();
@@ -217,7 +218,7 @@ mod tests {
         let tree = json!({"type": "object", "required": ["children"], "properties": {
             "children": {"type": "array", "items": {"$ref": "#"}}}});
         assert!(example(&tree).to_string().contains("\"children\":[]"));
-        // Without a way out the bounds end it.
+        // Without a shorter choice, the hard limits end the recursion.
         let endless = json!({"type": "object", "required": ["a", "b"], "properties": {
             "a": {"$ref": "#"}, "b": {"$ref": "#"}}});
         assert!(example(&endless).is_object());

@@ -1,21 +1,21 @@
-//! What ends a call without an answer of the usual kind.
+//! Reasons to end a call without its usual answer.
 
 use http::Response;
 
-use super::body::Body;
-use super::fault::Fault;
+use super::body::AnswerBody;
+use super::fault::SimulatedError;
 
-/// Why there is no answer of the usual kind.
-pub(super) enum Stop {
-    Refused(Box<Fault>),
-    /// Another answer, which a directive asked for.
-    Instead(Box<Response<Body>>),
+/// Why a call gets no usual answer.
+pub(super) enum NoAnswer {
+    Refused(Box<SimulatedError>),
+    /// A directive asked for another answer.
+    Instead(Box<Response<AnswerBody>>),
     /// The connection closes without an answer.
     CutHead,
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
+impl From<SimulatedError> for NoAnswer {
+    fn from(fault: SimulatedError) -> Self {
         Self::Refused(Box::new(fault))
     }
 }

@@ -1,4 +1,5 @@
-//! The events of a stream, in the original's order, made one at a time: a long answer is never held as events.
+//! The events of a stream in the original API's order. They are created one at a time, so a long answer is never in
+//! memory as events.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,12 +8,12 @@ use bytes::Bytes;
 
 use super::answer::{Answer, Stage, summary_part};
 use super::content::Item;
-use super::directive::{Directive, End};
+use super::directive::{Directive, StreamEnd};
 use super::json::Json;
 
 type Fields = Vec<(&'static str, Json)>;
 
-/// What comes next.
+/// The next step of a stream.
 pub(super) enum Step {
     Event(&'static str, Fields),
     /// An event for each piece of the text.
@@ -24,15 +25,15 @@ pub(super) enum Step {
     },
     /// An event with the response object.
     Response(&'static str, Stage),
-    /// Data without a type, as chat completions have it.
+    /// Data without an event type, as in Chat Completions.
     Chunk(Json),
-    /// Such data for each piece of the text, made by the function.
+    /// One such chunk for each piece of the text, created by the function.
     Chunks(fn(&Answer, &str) -> Json, Arc<str>, usize),
     /// `data: [DONE]`
     Done,
 }
 
-/// Makes the frames of one stream.
+/// Creates the frames of one stream.
 pub(super) struct Frames {
     answer: Arc<Answer>,
     steps: VecDeque<Step>,
@@ -66,13 +67,13 @@ impl Frames {
         Self { answer, steps, sequence: 0 }
     }
 
-    /// Leaves out every event up to this number. The rest is, byte for byte, what it was the first time.
+    /// Skips all events up to this number. The rest equals the first transfer byte for byte.
     pub(super) fn after(mut self, sequence: u64) -> Self {
         while self.sequence <= sequence && self.next().is_some() {}
         self
     }
 
-    /// The directive of the request that this answers.
+    /// The directive of the answered request.
     pub(super) fn directive(&self) -> &Directive {
         &self.answer.ask.directive
     }
@@ -150,7 +151,7 @@ impl Frames {
     }
 }
 
-/// What comes between `output_item.added` and `output_item.done`.
+/// The steps between `output_item.added` and `output_item.done`.
 fn inside(answer: &Answer, item: &Item, index: usize, steps: &mut VecDeque<Step>) {
     let place = |id: &String, within: Option<&'static str>| {
         let mut place: Fields = vec![("item_id", id.as_str().into()), ("output_index", index.into())];
@@ -201,32 +202,32 @@ fn inside(answer: &Answer, item: &Item, index: usize, steps: &mut VecDeque<Step>
     }
 }
 
-/// The terminal event and what the provider says after it.
+/// The terminal event, and the provider's data after it.
 fn end(answer: &Answer, steps: &mut VecDeque<Step>) {
     let says_done = answer.account.personality.says_done();
     match &answer.ask.directive.end {
-        End::Completed => {
+        StreamEnd::Completed => {
             steps.push_back(Step::Response("response.completed", Stage::Ended));
             if says_done {
                 steps.push_back(Step::Response("response.done", Stage::Ended));
             }
         }
-        End::DoneOnly => steps.push_back(Step::Response("response.done", Stage::Ended)),
-        End::Failed(_) => steps.push_back(Step::Response("response.failed", Stage::Ended)),
-        End::Incomplete(_) => steps.push_back(Step::Response("response.incomplete", Stage::Ended)),
-        End::ErrorEvent(code) => {
+        StreamEnd::DoneOnly => steps.push_back(Step::Response("response.done", Stage::Ended)),
+        StreamEnd::Failed(_) => steps.push_back(Step::Response("response.failed", Stage::Ended)),
+        StreamEnd::Incomplete(_) => steps.push_back(Step::Response("response.incomplete", Stage::Ended)),
+        StreamEnd::ErrorEvent(code) => {
             let fields =
                 vec![("code", code.as_str().into()), ("message", "Simulated error.".into()), ("param", Json::NULL)];
             steps.push_back(Step::Event("error", fields));
         }
-        End::NoTerminal => return,
+        StreamEnd::NoTerminal => return,
     }
     if says_done {
         steps.push_back(Step::Done);
     }
 }
 
-/// The length of the next delta: up to the next space, and at most eight characters, where a language has none.
+/// The length of the next delta: up to the next space, and at most eight characters for languages without spaces.
 fn piece(text: &str) -> usize {
     let cut = text.char_indices().enumerate().find(|&(count, (_, c))| count == 8 || (count > 0 && c == ' '));
     cut.map_or(text.len(), |(_, (at, _))| at)

@@ -18,13 +18,17 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::send::{BoxError, Connecting};
-
 /// The dialer tries the next address in parallel if an address does not answer within this time. RFC 8305 recommends 250 ms.
-const NEXT_AFTER: Duration = Duration::from_millis(250);
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// For this long the dialer tries the address that answered last first. After that the resolver's order applies again.
 const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// An error of any kind.
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A running attempt to connect.
+pub(super) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// A running lookup of a host name.
 pub(super) type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
@@ -90,7 +94,7 @@ impl Dialer {
             }
             let tried = tokio::select! {
                 tried = tries.join_next() => tried,
-                () = sleep(NEXT_AFTER), if rest.peek().is_some() => continue,
+                () = sleep(NEXT_ADDRESS_AFTER), if rest.peek().is_some() => continue,
             };
             match tried {
                 Some(Ok(Ok(connected))) => return Ok(connected),
@@ -147,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families_take_turns_and_the_remembered_address_is_first() {
+    fn address_families_alternate_and_the_remembered_address_is_first() {
         let all = |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         let found = all(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"]);
         let turns = all(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "3.3.3.3:1"]);

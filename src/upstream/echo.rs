@@ -9,11 +9,10 @@ use std::{
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use super::Credential;
 use crate::{domain::id::RequestId, metrics::UpstreamHealth, protocol::mask::Mask};
 
 /// An upstream that echoes does so with every error. The log gets one line in this time for each credential and worker.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The secrets to find in the answers to one credential. Made once, when the configuration is loaded.
 pub(super) struct CredentialPatterns {
@@ -49,7 +48,7 @@ impl CredentialPatterns {
         self.metrics.echoed();
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+        if told.is_some_and(|told| now.saturating_duration_since(told) < LOG_INTERVAL) {
             return;
         }
         *told = Some(now);
@@ -97,8 +96,8 @@ pub struct EchoWatch {
 
 impl EchoWatch {
     /// Makes the watch for the answer to request `id`.
-    pub fn of(credential: Option<&Credential>, id: RequestId) -> Self {
-        Self { secrets: credential.and_then(|credential| credential.secrets.clone()), id, told: false }
+    pub(super) fn new(secrets: Option<Arc<CredentialPatterns>>, id: RequestId) -> Self {
+        Self { secrets, id, told: false }
     }
 
     /// Returns the patterns to mask, if any exist.
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_of_headers_are_told_by_name_and_by_value() {
+    fn secret_headers_are_recognised_by_name_and_by_value() {
         for (name, value, secret) in [
             ("x-api-key", "plain", Some("plain")),
             ("x-session", "plain", Some("plain")),

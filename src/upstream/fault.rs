@@ -16,7 +16,7 @@ use crate::{
 
 /// Who caused an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
+pub enum ErrorCause {
     /// The request: the client gets the answer unchanged. Other upstreams would answer the same.
     Request,
     /// The model: the upstream lacks the model, or does not offer the model to our credential. Another target may have the model.
@@ -56,43 +56,45 @@ pub fn is_about_the_url(status: StatusCode, rules: &[ErrorRule]) -> bool {
 
 /// The result of judging an error answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judgement {
+pub struct ErrorJudgement {
     /// Who caused the answer.
-    pub blame: Blame,
+    pub error_cause: ErrorCause,
     /// Whether another candidate is attempted.
-    pub leads_on: bool,
+    pub allows_failover: bool,
 }
 
 /// Judges an error answer. The upstream's own rules come first, then the built-in table.
-pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> Judgement {
+pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> ErrorJudgement {
     if let Some(rule) = upstream.error_rules.iter().find(|rule| matches(rule, status, body)) {
-        let blame = match rule.fault {
-            FaultOwner::Credential => Blame::Credential,
-            FaultOwner::Balance => Blame::Balance,
-            FaultOwner::Request => Blame::Request,
-            FaultOwner::Model => Blame::Model,
-            FaultOwner::Upstream => Blame::Upstream,
+        let error_cause = match rule.fault {
+            FaultOwner::Credential => ErrorCause::Credential,
+            FaultOwner::Balance => ErrorCause::Balance,
+            FaultOwner::Request => ErrorCause::Request,
+            FaultOwner::Model => ErrorCause::Model,
+            FaultOwner::Upstream => ErrorCause::Upstream,
         };
-        return Judgement { blame, leads_on: blame != Blame::Request };
+        return ErrorJudgement { error_cause, allows_failover: error_cause != ErrorCause::Request };
     }
-    let blame = blame(status, body);
-    let leads_on = match blame {
-        Blame::Request | Blame::RateLimit | Blame::Upstream => is_set_to_lead_on(status, body, upstream),
-        Blame::Model | Blame::Credential | Blame::Balance | Blame::Payment => true,
+    let error_cause = error_cause(status, body);
+    let allows_failover = match error_cause {
+        ErrorCause::Request | ErrorCause::RateLimit | ErrorCause::Upstream => {
+            failover_is_configured(status, body, upstream)
+        }
+        ErrorCause::Model | ErrorCause::Credential | ErrorCause::Balance | ErrorCause::Payment => true,
     };
-    Judgement { blame, leads_on }
+    ErrorJudgement { error_cause, allows_failover }
 }
 
 /// Returns who caused the answer, by the built-in table.
-fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
+fn error_cause(status: StatusCode, body: &ErrorBody) -> ErrorCause {
     // Relays send 404, 422, 500, 503, 529 and other statuses for a missing model, so the status does not matter here.
     if words::is_about_the_model(body) {
-        return Blame::Model;
+        return ErrorCause::Model;
     }
     // With any other status, a code or a sentence may be an echo of the request.
     if matches!(status.as_u16(), 400..=403 | 429) {
         if words::is_about_money(body) {
-            return Blame::Balance;
+            return ErrorCause::Balance;
         }
         let says_wrong = match status.as_u16() {
             429 => false,
@@ -100,15 +102,15 @@ fn blame(status: StatusCode, body: &ErrorBody) -> Blame {
             _ => words::is_about_the_key(body) || words::is_about_the_token(body),
         };
         if says_wrong {
-            return Blame::Credential;
+            return ErrorCause::Credential;
         }
     }
     match status.as_u16() {
-        401 => Blame::Credential,
-        402 => Blame::Payment,
-        429 => Blame::RateLimit,
-        408 | 500.. => Blame::Upstream,
-        _ => Blame::Request,
+        401 => ErrorCause::Credential,
+        402 => ErrorCause::Payment,
+        429 => ErrorCause::RateLimit,
+        408 | 500.. => ErrorCause::Upstream,
+        _ => ErrorCause::Request,
     }
 }
 
@@ -123,7 +125,7 @@ fn matches(rule: &ErrorRule, status: StatusCode, body: &ErrorBody) -> bool {
 }
 
 /// Whether the upstream's settings allow failover after this status, code or type.
-fn is_set_to_lead_on(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> bool {
+fn failover_is_configured(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> bool {
     let is_named = |name: &Option<Box<str>>| {
         name.as_ref().is_some_and(|name| upstream.failover_codes.iter().any(|code| **code == **name))
     };

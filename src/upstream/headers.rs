@@ -24,7 +24,7 @@ pub const TURN_STATE: &str = "x-codex-turn-state";
 /// Sent in another form: `Content-Type` (see [`JSON`]) and `Idempotency-Key` (see [`repeat_key`]). Never sent: the client's
 /// `Authorization` and other keys, cookies, forwarding headers, hop-by-hop and framing headers (the HTTP library makes its own),
 /// `Content-Encoding` (the body was decoded), digests of the body.
-fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
+fn may_go_upstream(name: &str, upstream: &config::Upstream) -> bool {
     match name {
         // The form of the answer.
         "accept" | "accept-language" => true,
@@ -56,7 +56,7 @@ fn goes_up(name: &str, upstream: &config::Upstream) -> bool {
 /// Never sent: `Set-Cookie` (of the operator's account), `openai-model` (Codex warns of a rerouted model when the value differs
 /// from the requested name), `openai-organization` and `openai-project` (the operator's account), `Location`, CORS, `Server`,
 /// hop-by-hop and framing headers.
-fn comes_down(name: &str) -> bool {
+fn may_go_downstream(name: &str) -> bool {
     match name {
         // The form of the body. A success in an unrequested coding passes unchanged, or is refused.
         "content-type" | "content-encoding" | "content-language" | "cache-control" => true,
@@ -72,9 +72,9 @@ fn comes_down(name: &str) -> bool {
 }
 
 /// The values of `Connection`. The headers that they name are meant for one hop only.
-struct Hop(Vec<HeaderValue>);
+struct HopHeaders(Vec<HeaderValue>);
 
-impl Hop {
+impl HopHeaders {
     fn of(headers: &HeaderMap) -> Self {
         Self(headers.get_all(CONNECTION).iter().cloned().collect())
     }
@@ -105,11 +105,14 @@ pub fn up(
     credential: Option<&Credential>,
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(client.len() + 4);
-    let hop = Hop::of(client);
-    let account = credential.map(|credential| credential.seat);
-    let goes_home = facts.turn_issuer.is_some() && facts.turn_issuer == account;
+    let hop_headers = HopHeaders::of(client);
+    let account = credential.map(|credential| credential.account_id);
+    let is_turn_issuer = facts.turn_issuer.is_some() && facts.turn_issuer == account;
     for (name, value) in client {
-        if goes_up(name.as_str(), upstream) && !hop.names(name) && (goes_home || name != TURN_STATE) {
+        if may_go_upstream(name.as_str(), upstream)
+            && !hop_headers.names(name)
+            && (is_turn_issuer || name != TURN_STATE)
+        {
             headers.append(name.clone(), value.clone());
         }
     }
@@ -118,7 +121,7 @@ pub fn up(
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     }
     let repeat_name = HeaderName::from_static(IDEMPOTENCY_KEY);
-    if let Some(value) = client.get(&repeat_name).filter(|value| !value.is_empty() && !hop.names(&repeat_name))
+    if let Some(value) = client.get(&repeat_name).filter(|value| !value.is_empty() && !hop_headers.names(&repeat_name))
         && let Ok(value) = HeaderValue::try_from(repeat_key(value, facts.owner, credential))
     {
         headers.insert(repeat_name, value);
@@ -156,13 +159,13 @@ fn repeat_key(value: &HeaderValue, owner: Owner, credential: Option<&Credential>
 /// Returns the upstream's headers that may be sent to the client.
 pub fn down(upstream: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
-    let hop = Hop::of(&upstream);
+    let hop_headers = HopHeaders::of(&upstream);
     let mut last: Option<HeaderName> = None;
     let mut upstream = upstream.into_iter().peekable();
     while let Some((name, value)) = upstream.next() {
         // `HeaderMap` yields the name of a repeated header only once.
         if name.is_some() {
-            last = name.filter(|name| comes_down(name.as_str()) && !hop.names(name));
+            last = name.filter(|name| may_go_downstream(name.as_str()) && !hop_headers.names(name));
         }
         let is_repeated = upstream.peek().is_some_and(|(name, _)| name.is_none());
         // Cloning a name costs an allocation.

@@ -16,25 +16,25 @@ use tokio::time::Instant;
 
 use super::{
     Credential, Upstream,
-    gate::{HealthChange, Refusal, Refused},
+    circuit_breaker::{HealthChange, Refusal, Refused},
+    failure_counts::{ANY_KEY, KeyId},
+    health::HealthPass,
     pool::{CredentialHealth, UpstreamShared},
-    tally::{ANY_KEY, KeyId},
     verdict::{AttemptContext, ReportedVerdicts, Verdict},
-    ward::HealthPass,
 };
-use crate::domain::standing::EjectionCause;
+use crate::domain::health_state::EjectionCause;
 
 /// A client's disconnect counts against the upstream only after this time, and only if the upstream answered no request
 /// meanwhile: such an upstream hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
-const HUNG: Duration = Duration::from_secs(20);
+const HUNG_AFTER: Duration = Duration::from_secs(20);
 
 /// Why an attempt gets no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoSlot {
+pub enum SlotUnavailable {
     /// The upstream or the credential has reached its `max_in_flight`.
     Full,
     /// The upstream or the credential is ejected, or another request probes it.
-    Out,
+    Ejected,
 }
 
 /// A slot for one attempt.
@@ -60,20 +60,20 @@ impl Upstream {
         credential: usize,
         asker: &AttemptContext<'_>,
         anyway: bool,
-    ) -> Result<Lease, NoSlot> {
+    ) -> Result<Lease, SlotUnavailable> {
         let now = Instant::now();
         let &AttemptContext { key, model, given } = asker;
-        let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(NoSlot::Out)?);
+        let (shared, account) = (&self.pool.shared, self.account(credential).ok_or(SlotUnavailable::Ejected)?);
         let limit = self.credentials.get(credential).and_then(|credential| credential.max_in_flight);
-        let upstream_pass = shared.ward.pass(model, key, now, anyway).ok_or(NoSlot::Out)?;
-        let Some(credential_pass) = account.ward.pass(model, key, now, anyway) else {
-            shared.ward.abandoned(&upstream_pass);
-            return Err(NoSlot::Out);
+        let upstream_pass = shared.tracker.pass(model, key, now, anyway).ok_or(SlotUnavailable::Ejected)?;
+        let Some(credential_pass) = account.tracker.pass(model, key, now, anyway) else {
+            shared.tracker.abandoned(&upstream_pass);
+            return Err(SlotUnavailable::Ejected);
         };
         if !shared.enter(account, self.config.max_in_flight, limit) {
-            shared.ward.abandoned(&upstream_pass);
-            account.ward.abandoned(&credential_pass);
-            return Err(NoSlot::Full);
+            shared.tracker.abandoned(&upstream_pass);
+            account.tracker.abandoned(&credential_pass);
+            return Err(SlotUnavailable::Full);
         }
         let upstream = Arc::clone(self);
         let (answered, told) = (false, false);
@@ -122,7 +122,7 @@ impl UpstreamShared {
     fn enter(&self, account: &CredentialHealth, whole: Option<usize>, own: Option<usize>) -> bool {
         let limits = [(&self.in_flight, whole), (&account.in_flight, own)];
         let limited = limits.iter().any(|(_, limit)| limit.is_some());
-        let _one_by_one = limited.then(|| self.door.lock().unwrap_or_else(PoisonError::into_inner));
+        let _one_by_one = limited.then(|| self.slot_lock.lock().unwrap_or_else(PoisonError::into_inner));
         let room = limits.iter().all(|(count, limit)| limit.is_none_or(|limit| count.load(Ordering::SeqCst) < limit));
         if room {
             for (count, _) in limits {
@@ -154,30 +154,30 @@ impl Lease {
         if works {
             self.shared().took(now, now.saturating_duration_since(self.began));
         }
-        self.shared().hears(now);
-        let upstream = self.shared().ward.answers(&self.upstream_pass, now);
-        let credential = self.account().map(|account| account.ward.answers(&self.credential_pass, now));
+        self.shared().note_answer(now);
+        let upstream = self.shared().tracker.answers(&self.upstream_pass, now);
+        let credential = self.account().map(|account| account.tracker.answers(&self.credential_pass, now));
         self.note(upstream, credential.unwrap_or_default());
     }
 
     /// Notes that the client disconnected during the answer. `since`: the time of the last received byte.
-    pub fn left(&mut self, since: Instant) {
-        if since.elapsed() < HUNG {
-            self.tell(Verdict::Answered);
+    pub fn client_left(&mut self, since: Instant) {
+        if since.elapsed() < HUNG_AFTER {
+            self.report(Verdict::Answered);
         } else {
-            self.given_up(since);
+            self.report_if_hung(since);
         }
     }
 
-    /// Reports a failure if the client waited in vain since then for longer than [`HUNG`].
-    fn given_up(&mut self, since: Instant) {
-        if since.elapsed() >= HUNG && !self.shared().was_heard_since(since) {
-            self.tell(Verdict::Failed);
+    /// Reports a failure if the client waited in vain since then for longer than [`HUNG_AFTER`].
+    fn report_if_hung(&mut self, since: Instant) {
+        if since.elapsed() >= HUNG_AFTER && !self.shared().has_answered_since(since) {
+            self.report(Verdict::Failed);
         }
     }
 
     /// Reports the result of the attempt. Only the first call counts.
-    pub fn tell(&mut self, verdict: Verdict) {
+    pub fn report(&mut self, verdict: Verdict) {
         if std::mem::replace(&mut self.told, true) {
             return;
         }
@@ -185,7 +185,7 @@ impl Lease {
         let Some(account) = self.account() else { return };
         let (shared, key) = (self.shared(), self.key);
         if !matches!(verdict, Verdict::Failed | Verdict::Unreachable) {
-            shared.hears(now);
+            shared.note_answer(now);
         }
         let (of_upstream, of_credential) = if self.given.has(verdict) {
             self.abandoned(shared, account)
@@ -193,10 +193,10 @@ impl Lease {
             match verdict {
                 Verdict::Answered | Verdict::Declined => {
                     let paid = verdict == Verdict::Answered;
-                    self.upstream_pass.lane.last_faulted.store(0, Ordering::Relaxed);
+                    self.upstream_pass.model_health.last_faulted.store(0, Ordering::Relaxed);
                     (
-                        shared.ward.succeeded(&self.upstream_pass, key, now, paid),
-                        account.ward.succeeded(&self.credential_pass, key, now, paid),
+                        shared.tracker.succeeded(&self.upstream_pass, key, now, paid),
+                        account.tracker.succeeded(&self.credential_pass, key, now, paid),
                     )
                 }
                 Verdict::NoModel => self.abandoned(shared, account),
@@ -212,8 +212,8 @@ impl Lease {
     }
 
     fn abandoned(&self, shared: &UpstreamShared, account: &CredentialHealth) -> (HealthChanges, HealthChanges) {
-        shared.ward.abandoned(&self.upstream_pass);
-        account.ward.abandoned(&self.credential_pass);
+        shared.tracker.abandoned(&self.upstream_pass);
+        account.tracker.abandoned(&self.credential_pass);
         Default::default()
     }
 
@@ -223,17 +223,17 @@ impl Lease {
         account: &CredentialHealth,
         now: Instant,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         // A fault counts against the upstream only if the last one came from another credential, or if the attempt is a probe.
-        let last = self.upstream_pass.lane.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
+        let last = self.upstream_pass.model_health.last_faulted.swap(self.credential + 1, Ordering::Relaxed);
         let wide = self.upstream_pass.is_probe() || (last != 0 && last != self.credential + 1);
         (
             if wide {
-                shared.ward.failed(&self.upstream_pass, self.key, now, health, dice)
+                shared.tracker.failed(&self.upstream_pass, self.key, now, health, random)
             } else {
                 HealthChanges::default()
             },
-            account.ward.failed(&self.credential_pass, self.key, now, health, dice),
+            account.tracker.failed(&self.credential_pass, self.key, now, health, random),
         )
     }
 
@@ -243,10 +243,10 @@ impl Lease {
         account: &CredentialHealth,
         now: Instant,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
-        account.ward.abandoned(&self.credential_pass);
-        self.upstream_pass.lane.gate.abandoned(self.upstream_pass.model);
-        let whole = shared.ward.gate.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
+        account.tracker.abandoned(&self.credential_pass);
+        self.upstream_pass.model_health.breaker.abandoned(self.upstream_pass.model);
+        let whole = shared.tracker.breaker.failed(self.upstream_pass.whole, (ANY_KEY, Some(true)), now, health, random);
         ([whole, None], HealthChanges::default())
     }
 
@@ -257,11 +257,11 @@ impl Lease {
         now: Instant,
         after: Option<Duration>,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         (
             // An upstream that answers 429 works.
-            shared.ward.succeeded(&self.upstream_pass, self.key, now, false),
-            account.ward.limited(&self.credential_pass, self.key, now, after, health, dice),
+            shared.tracker.succeeded(&self.upstream_pass, self.key, now, false),
+            account.tracker.limited(&self.credential_pass, self.key, now, after, health, random),
         )
     }
 
@@ -272,20 +272,21 @@ impl Lease {
         now: Instant,
         why: Refusal,
     ) -> (HealthChanges, HealthChanges) {
-        let (health, dice) = (&self.upstream.health, &*self.upstream.dice);
+        let (health, random) = (&self.upstream.health, &*self.upstream.random);
         let pass = &self.credential_pass;
-        let refused = Refused { why, key: self.key, model: pass.lane.id, at: now };
+        let refused = Refused { why, key: self.key, model: pass.model_health.id, at: now };
         // Another key must confirm the refusal, unless no other key uses the credential. A 402 may be about the price of one
         // request: an only key must confirm it with another model.
         let confirms = |first: &Refused| match why {
-            Refusal::Key | Refusal::Balance => first.key != self.key || account.ward.is_alone(self.key, now),
+            Refusal::Key | Refusal::Balance => first.key != self.key || account.tracker.is_alone(self.key, now),
             Refusal::Payment => {
-                first.key != self.key || (first.model != pass.lane.id && account.ward.is_alone(self.key, now))
+                first.key != self.key
+                    || (first.model != pass.model_health.id && account.tracker.is_alone(self.key, now))
             }
         };
-        pass.lane.gate.abandoned(pass.model);
-        let whole = account.ward.gate.refused(pass.whole, refused, confirms, health, dice);
-        (shared.ward.succeeded(&self.upstream_pass, self.key, now, false), [whole, None])
+        pass.model_health.breaker.abandoned(pass.model);
+        let whole = account.tracker.breaker.refused(pass.whole, refused, confirms, health, random);
+        (shared.tracker.succeeded(&self.upstream_pass, self.key, now, false), [whole, None])
     }
 
     fn shared(&self) -> &UpstreamShared {
@@ -300,18 +301,18 @@ impl Lease {
     fn note(&self, upstream: HealthChanges, credential: HealthChanges) {
         let name = self.account().and_then(|account| account.name.as_deref());
         for (whose, name, [whole, model]) in [("upstream", None, upstream), ("credential", name, credential)] {
-            for (change, model) in [(model, Some(&*self.credential_pass.lane.name)), (whole, None)] {
+            for (change, model) in [(model, Some(&*self.credential_pass.model_health.name)), (whole, None)] {
                 if let Some(change) = change {
-                    self.note_one(whose, name, model.filter(|model| !model.is_empty()), change);
+                    self.log_change(whose, name, model.filter(|model| !model.is_empty()), change);
                 }
             }
         }
     }
 
-    fn note_one(&self, whose: &str, credential: Option<&str>, model: Option<&str>, change: HealthChange) {
+    fn log_change(&self, whose: &str, credential: Option<&str>, model: Option<&str>, change: HealthChange) {
         let pool = &self.upstream.pool;
         // A first refusal is not certain. The metric counts only what an operator has to look at.
-        if let HealthChange::Out(cause, _) = change
+        if let HealthChange::Ejected(cause, _) = change
             && cause != EjectionCause::RefusedOnce
         {
             pool.metrics.ejected(credential, cause);
@@ -319,25 +320,25 @@ impl Lease {
         let upstream = &*pool.name;
         match change {
             HealthChange::Restored => tracing::info!(upstream, credential, model, "{whose} restored"),
-            HealthChange::Out(EjectionCause::RefusedOnce, length) => tracing::error!(
+            HealthChange::Ejected(EjectionCause::RefusedOnce, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
                 "the upstream refused this credential: the credential is ejected for a short time, then one request tests it again"
             ),
-            HealthChange::Out(EjectionCause::Refused, length) => tracing::error!(
+            HealthChange::Ejected(EjectionCause::Refused, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
                 "the upstream refused this credential twice: the credential is ejected. Replace it"
             ),
-            HealthChange::Out(EjectionCause::Unpaid, length) => tracing::error!(
+            HealthChange::Ejected(EjectionCause::Unpaid, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
                 "the account of this credential has no money left: the credential is ejected. Top up the account"
             ),
-            HealthChange::Out(cause, length) => tracing::warn!(
+            HealthChange::Ejected(cause, length) => tracing::warn!(
                 upstream,
                 credential,
                 model,
@@ -365,13 +366,13 @@ impl fmt::Debug for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if !self.answered {
-            self.given_up(self.began);
+            self.report_if_hung(self.began);
         }
         let upstream = &self.upstream;
         let Some(account) = upstream.account(self.credential) else { return };
         if !self.told {
-            upstream.pool.shared.ward.abandoned(&self.upstream_pass);
-            account.ward.abandoned(&self.credential_pass);
+            upstream.pool.shared.tracker.abandoned(&self.upstream_pass);
+            account.tracker.abandoned(&self.credential_pass);
         }
         upstream.leave(&account.in_flight);
         upstream.leave(&upstream.pool.shared.in_flight);

@@ -1,18 +1,22 @@
 //! Upstreams: their addresses, their credentials, their health, the headers that pass, and who caused an error answer. A provider
 //! is data here, never a module.
 
+mod answer_body;
+mod circuit_breaker;
 mod connect;
+pub mod connection;
+mod dial;
 mod echo;
+mod failure_counts;
 pub mod fault;
-mod gate;
 pub mod headers;
+mod health;
+mod idle;
 mod lease;
 mod not_found;
 mod pool;
 pub mod send;
-mod tally;
 mod verdict;
-mod ward;
 mod window;
 mod wire;
 
@@ -27,20 +31,23 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use crate::{
+    concurrent::random_source::RandomSource,
     config,
     domain::{
-        chance::{self, Dice},
         endpoint::{Endpoint, Resource, Surface},
-        standing::HealthState,
+        health_state::HealthState,
+        id::RequestId,
+        random::{self},
     },
 };
 
 use self::echo::CredentialPatterns;
 
+pub use answer_body::AnswerBody;
 pub use echo::EchoWatch;
-pub use lease::{Lease, NoSlot, Queue};
+pub use failure_counts::KeyId;
+pub use lease::{Lease, Queue, SlotUnavailable};
 pub use pool::{Pool, Pools};
-pub use tally::KeyId;
 pub use verdict::{AttemptContext, ReportedVerdicts, Verdict};
 
 /// One upstream, ready for use.
@@ -51,12 +58,12 @@ pub struct Upstream {
     /// URLs of the endpoints without ids, by their positions in [`Endpoint::ALL`].
     uris: Vec<Option<Uri>>,
     /// A hash of the upstream's name. Requests that belong together use the hash to choose the same upstream.
-    pub home: u64,
+    pub seed: u64,
     /// Never empty.
     credentials: Vec<Credential>,
     pool: Arc<Pool>,
     health: config::Health,
-    dice: Arc<Dice>,
+    random: Arc<RandomSource>,
 }
 
 /// A credential as the header value that carries it. An upstream that needs no credential has one without name and value.
@@ -67,17 +74,24 @@ pub struct Credential {
     /// Marked sensitive, so that no log prints the value.
     pub value: Option<HeaderValue>,
     /// A hash of the credential's account. Requests that belong together use the hash to choose the same account.
-    pub seat: u64,
+    pub account_id: u64,
     max_in_flight: Option<usize>,
     /// Secrets that must not reach the client in an answer.
     secrets: Option<Arc<CredentialPatterns>>,
+}
+
+impl Credential {
+    /// Watches the answer to request `id` for this credential.
+    pub fn echo_watch(credential: Option<&Self>, id: RequestId) -> EchoWatch {
+        EchoWatch::new(credential.and_then(|credential| credential.secrets.clone()), id)
+    }
 }
 
 /// The current state of one credential of an upstream.
 #[derive(Clone, Copy, Debug)]
 pub struct CredentialStatus {
     /// The worse of the credential's and the upstream's health states.
-    pub standing: HealthState,
+    pub health_state: HealthState,
     /// Whether the credential or the upstream has reached its `max_in_flight`.
     pub full: bool,
     /// Requests of this credential that are in flight.
@@ -104,7 +118,7 @@ impl Upstream {
         config: config::Upstream,
         health: config::Health,
         pool: Arc<Pool>,
-        dice: Arc<Dice>,
+        random: Arc<RandomSource>,
     ) -> Result<Self, Unusable> {
         let uri = |endpoint: Endpoint| {
             let joined = (!endpoint.has_ids()).then(|| join(&config.base_url, &endpoint.into(), None));
@@ -124,18 +138,24 @@ impl Upstream {
                 Ok(Credential {
                     name: Some(Arc::clone(&credential.name)),
                     value: Some(value),
-                    seat: chance::seed(&[&config.name, &credential.account]),
+                    account_id: random::seed(&[&config.name, &credential.account]),
                     max_in_flight: credential.max_in_flight,
                     secrets: secrets(Some((&credential.name, credential.secret.expose_secret()))),
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
         if credentials.is_empty() {
-            let seat = chance::seed(&[&config.name, ""]);
-            credentials.push(Credential { name: None, value: None, seat, max_in_flight: None, secrets: secrets(None) });
+            let account_id = random::seed(&[&config.name, ""]);
+            credentials.push(Credential {
+                name: None,
+                value: None,
+                account_id,
+                max_in_flight: None,
+                secrets: secrets(None),
+            });
         }
-        let home = chance::seed(&[&config.name]);
-        Ok(Self { config, uris, home, credentials, pool, health, dice })
+        let seed = random::seed(&[&config.name]);
+        Ok(Self { config, uris, seed, credentials, pool, health, random })
     }
 
     /// Returns the URL of a call, with the client's query unchanged. The client's own path is never sent upstream, so no request
@@ -158,7 +178,7 @@ impl Upstream {
     /// Returns the credentials with their current states for a model ("" = the request names none), whichever key sends the
     /// request.
     pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
-        self.credentials_for(model, tally::ANY_KEY, now)
+        self.credentials_for(model, failure_counts::ANY_KEY, now)
     }
 
     /// Returns the same for requests of this client key.
@@ -168,19 +188,19 @@ impl Upstream {
         key: KeyId,
         now: Instant,
     ) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
-        let (whole, under_way) = (self.pool.standing_for(model, key, now), self.pool.in_flight());
+        let (whole, under_way) = (self.pool.health_state_for(model, key, now), self.pool.in_flight());
         let full = |in_flight, limit: Option<usize>| limit.is_some_and(|limit| in_flight >= limit);
         self.credentials.iter().zip(self.pool.credentials_for(model, key, now)).map(
-            move |(credential, (standing, in_flight))| {
+            move |(credential, (health_state, in_flight))| {
                 let full = full(under_way, self.config.max_in_flight) || full(in_flight, credential.max_in_flight);
-                (credential, CredentialStatus { standing: whole.and(standing), full, in_flight })
+                (credential, CredentialStatus { health_state: whole.and(health_state), full, in_flight })
             },
         )
     }
 
     /// Whether the upstream has a credential of this account.
-    pub fn has_account(&self, seat: u64) -> bool {
-        self.credentials.iter().any(|credential| credential.seat == seat)
+    pub fn has_account(&self, account_id: u64) -> bool {
+        self.credentials.iter().any(|credential| credential.account_id == account_id)
     }
 
     /// Returns the credential of this index.

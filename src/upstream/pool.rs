@@ -13,10 +13,10 @@ use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{not_found::NotFound, tally::KeyId, ward::HealthTracker, window::SlidingWindow};
+use super::{failure_counts::KeyId, health::HealthTracker, not_found::NotFound, window::SlidingWindow};
 use crate::{
     config::{self, Config},
-    domain::standing::HealthState,
+    domain::health_state::HealthState,
     metrics::{Metrics, UpstreamHealth},
 };
 
@@ -68,10 +68,10 @@ pub struct Pool {
 /// The state of an upstream as a whole.
 #[derive(Debug)]
 pub(super) struct UpstreamShared {
-    pub(super) ward: HealthTracker,
+    pub(super) tracker: HealthTracker,
     pub(super) in_flight: AtomicUsize,
     /// Locked while a request takes a slot, where limits exist.
-    pub(super) door: Mutex<()>,
+    pub(super) slot_lock: Mutex<()>,
     /// Notified when a request ends while other requests wait for a slot.
     pub(super) room: Notify,
     pub(super) queued: AtomicUsize,
@@ -88,7 +88,7 @@ pub(super) struct UpstreamShared {
 pub(super) struct CredentialHealth {
     pub(super) name: Option<Arc<str>>,
     secret: Option<SecretString>,
-    pub(super) ward: HealthTracker,
+    pub(super) tracker: HealthTracker,
     pub(super) in_flight: AtomicUsize,
 }
 
@@ -96,9 +96,9 @@ impl Pool {
     fn new(upstream: &config::Upstream, previous: Option<&Self>, metrics: UpstreamHealth, now: Instant) -> Self {
         let fresh = || {
             Arc::new(UpstreamShared {
-                ward: HealthTracker::new(now),
+                tracker: HealthTracker::new(now),
                 in_flight: AtomicUsize::new(0),
-                door: Mutex::new(()),
+                slot_lock: Mutex::new(()),
                 room: Notify::new(),
                 queued: AtomicUsize::new(0),
                 began: now,
@@ -114,7 +114,7 @@ impl Pool {
                 Arc::new(CredentialHealth {
                     name: credential.map(|credential| Arc::from(&*credential.name)),
                     secret: credential.map(|credential| credential.secret.clone()),
-                    ward: HealthTracker::new(now),
+                    tracker: HealthTracker::new(now),
                     in_flight: AtomicUsize::new(0),
                 })
             })
@@ -126,7 +126,7 @@ impl Pool {
         metrics.begin(credentials.iter().map(|account| account.name.as_deref()));
         let shared = previous.map_or_else(fresh, |pool| Arc::clone(&pool.shared));
         // The indices of the credentials may have changed.
-        shared.ward.forget_last_faulted();
+        shared.tracker.forget_last_faulted();
         Self { name: Arc::from(&*upstream.name), base_url: upstream.base_url.clone(), shared, credentials, metrics }
     }
 
@@ -140,13 +140,13 @@ impl Pool {
     }
 
     /// Returns the health state as a whole, for the best of the models in use.
-    pub fn standing(&self, now: Instant) -> HealthState {
-        self.shared.ward.standing_at_best(now)
+    pub fn health_state(&self, now: Instant) -> HealthState {
+        self.shared.tracker.best_health_state(now)
     }
 
     /// Returns the health state as a whole for one model ("" = the request names none) and one key.
-    pub(super) fn standing_for(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
-        self.shared.ward.standing(model, key, now)
+    pub(super) fn health_state_for(&self, model: &str, key: KeyId, now: Instant) -> HealthState {
+        self.shared.tracker.health_state(model, key, now)
     }
 
     /// Returns each credential's own health state for one model and one key, and its requests in flight.
@@ -157,20 +157,20 @@ impl Pool {
         now: Instant,
     ) -> impl Iterator<Item = (HealthState, usize)> {
         let of = move |account: &Arc<CredentialHealth>| {
-            (account.ward.standing(model, key, now), account.in_flight.load(Ordering::Relaxed))
+            (account.tracker.health_state(model, key, now), account.in_flight.load(Ordering::Relaxed))
         };
         self.credentials.iter().map(of)
     }
 
     /// Returns the health state with the best credential. An upstream whose credentials are all ejected is ejected as well.
-    pub fn standing_at_best(&self, now: Instant) -> HealthState {
-        let each = self.credentials.iter().map(|account| account.ward.standing_at_best(now));
-        self.standing(now).and(each.min_by(HealthState::badness).unwrap_or_default())
+    pub fn best_health_state(&self, now: Instant) -> HealthState {
+        let each = self.credentials.iter().map(|account| account.tracker.best_health_state(now));
+        self.health_state(now).and(each.min_by(HealthState::badness).unwrap_or_default())
     }
 
     /// Returns the models, by their names at the upstream, that gave an answer and were requested within this time.
-    pub fn models_lately(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
-        self.shared.ward.models_lately(now, within)
+    pub fn recent_models(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
+        self.shared.tracker.recent_models(now, within)
     }
 
     /// Returns the number of requests in flight.
@@ -186,7 +186,7 @@ impl Pool {
     /// Returns the name, the own health state and the requests in flight of each credential.
     pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, HealthState, usize)> {
         self.credentials.iter().map(move |account| {
-            (account.name.as_deref(), account.ward.standing_at_best(now), account.in_flight.load(Ordering::Relaxed))
+            (account.name.as_deref(), account.tracker.best_health_state(now), account.in_flight.load(Ordering::Relaxed))
         })
     }
 
@@ -226,12 +226,12 @@ impl UpstreamShared {
     }
 
     /// Notes that the upstream answered a request.
-    pub(super) fn hears(&self, now: Instant) {
+    pub(super) fn note_answer(&self, now: Instant) {
         self.heard.store(self.millis(now).saturating_add(1), Ordering::Relaxed);
     }
 
     /// Whether the upstream answered any request since then.
-    pub(super) fn was_heard_since(&self, since: Instant) -> bool {
+    pub(super) fn has_answered_since(&self, since: Instant) -> bool {
         self.heard.load(Ordering::Relaxed) > self.millis(since)
     }
 
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latency_follows_and_fades() {
+    fn latency_follows_new_values_and_decays() {
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let latency = Latency::new(began);

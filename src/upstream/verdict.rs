@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tally::KeyId;
+use super::failure_counts::KeyId;
 
 /// The result of an attempt, for the health of the upstream and of the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_old_is_forgotten() {
+    fn old_counts_leave_the_window() {
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         let mut window = SlidingWindow::<3>::new(began, Duration::from_secs(1));

@@ -1,7 +1,7 @@
-//! A connection to an upstream. It records whether any byte was read since a request was sent, for requests that failed on it.
+//! The bytes of a connection to an upstream. [`Wire`] counts the reads that brought bytes, for requests that failed on the connection.
 
 use std::{
-    fmt, io,
+    io,
     pin::Pin,
     sync::{
         Arc,
@@ -10,51 +10,30 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Instant,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The number of the last request of a sender, over all of its connections.
-pub(super) type Turn = Arc<AtomicU64>;
+/// The number of reads that brought bytes.
+#[derive(Debug, Default)]
+pub(super) struct Reads(AtomicU64);
 
-/// The record of a connection.
-#[derive(Debug)]
-pub(super) struct ConnectionTrace {
-    /// When the connection was made.
-    pub(super) born: Instant,
-    /// The turn of the last read; 0 = nothing was read yet.
-    read_in: AtomicU64,
-}
-
-impl ConnectionTrace {
-    /// Whether the connection delivered data before this turn, and nothing since the request of this turn was sent.
-    pub(super) fn was_idle(&self, turn: u64) -> bool {
-        let read_in = self.read_in.load(Ordering::Relaxed);
-        read_in > 0 && read_in < turn
+impl Reads {
+    /// Returns the number so far.
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
 /// A connection to an upstream.
-pub(super) struct UpstreamConnection<S> {
+pub(super) struct Wire<S> {
     stream: S,
-    trace: Arc<ConnectionTrace>,
-    turn: Turn,
+    reads: Arc<Reads>,
     /// Whether the upstream accepts no more data. Its earlier answer may still be readable.
     untaken: bool,
 }
 
-impl<S> fmt::Debug for UpstreamConnection<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Wire").field("trace", &self.trace).finish_non_exhaustive()
-    }
-}
-
-impl<S> UpstreamConnection<S> {
-    pub(super) fn new(stream: S, turn: Turn) -> Self {
-        let trace = ConnectionTrace { born: Instant::now(), read_in: AtomicU64::new(0) };
-        Self { stream, trace: Arc::new(trace), turn, untaken: false }
+impl<S> Wire<S> {
+    pub(super) fn new(stream: S, reads: Arc<Reads>) -> Self {
+        Self { stream, reads, untaken: false }
     }
 
     /// Reports success for a write to a connection that the upstream closed. An upstream may answer before it read the whole
@@ -77,25 +56,18 @@ pub(super) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionReset | ConnectionAborted | UnexpectedEof)
 }
 
-impl<S> Connection for UpstreamConnection<S> {
-    fn connected(&self) -> Connected {
-        // The gateway speaks no HTTP/2 to upstreams, and no proxy that needs absolute URLs is used.
-        Connected::new().extra(Arc::clone(&self.trace))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for UpstreamConnection<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
         if buf.filled().len() > before {
-            self.trace.read_in.store(self.turn.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.reads.0.fetch_add(1, Ordering::Relaxed);
         }
         Poll::Ready(read)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for UpstreamConnection<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.untaken {
             return Poll::Ready(Ok(buf.len()));

@@ -1,4 +1,4 @@
-//! State goes home, and only to its owner: what a request refers to decides which account is asked.
+//! Affinity: a request that refers to state goes to the account that holds the state, and only for its owner.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -6,9 +6,9 @@ use tempfile::TempDir;
 use tidegate::{
     config::{Config, Group, Key, KeyLimits, Model, OnLostState},
     domain::{
-        chance::{Chance, seed},
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
+        random::{RandomBytes, seed},
     },
     store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoredOrigin},
 };
@@ -20,29 +20,29 @@ use crate::support::{
     upstream::{Request, Step, Upstream, json},
 };
 
-mod by_id;
-mod fair;
-mod lost;
+mod account_unavailable;
+mod fairness;
+mod id_shapes;
+mod paths;
 mod pins;
-mod shapes;
-mod survives;
+mod restarts_and_replicas;
 mod tenancy;
 
-/// Says nothing of itself: nobody learns anything.
+/// An answer without any id, so that the gateway records nothing.
 const DONE: &str =
     r#"{"object":"response","status":"completed","usage":{"input_tokens":1,"output_tokens":1,"total_tokens":2}}"#;
 
-/// What the gateway remembers from before: kind, text, upstream, account, name of the key, its group.
+/// An id that the store holds at the start: kind, text, upstream, account, name of the key, group of the key.
 type Known<'a> = (Kind, &'a str, &'a str, &'a str, &'a str, Option<&'a str>);
 
-/// Two upstreams with two accounts each, and a gateway before them.
+/// Two upstreams with two accounts each, and a gateway in front of them.
 struct Fleet {
     upstreams: [Upstream; 2],
     gateway: Gateway,
 }
 
-/// The settings of a fleet: `smart` leads to both, `first` and `second` to one of them; alice and bob are strangers, carol and
-/// dave a group.
+/// The settings of a fleet: the model `smart` leads to both upstreams, `first` and `second` to one each. The keys alice
+/// and bob have no group; carol and dave share one.
 fn settings(upstreams: &[Upstream; 2]) -> Config {
     let mut config = gateway::config(&upstreams[0].base_url());
     config.upstreams = vec![upstream("one", &upstreams[0].base_url()), upstream("two", &upstreams[1].base_url())];
@@ -66,8 +66,8 @@ fn settings(upstreams: &[Upstream; 2]) -> Config {
     config
 }
 
-/// Writes into the store of a gateway that does not run yet.
-async fn remember(config: &Config, known: &[Known<'_>]) {
+/// Writes ids into the store of a gateway that does not run yet.
+async fn store_ids(config: &Config, known: &[Known<'_>]) {
     let now_s = u32::try_from(Clock::system().since_epoch().as_secs()).unwrap();
     let life = EntryLifetime { now_s, ttl_s: u32::try_from(config.affinity.ttl.as_secs()).unwrap() };
     let rows: Vec<_> = known
@@ -77,7 +77,7 @@ async fn remember(config: &Config, known: &[Known<'_>]) {
             (Reference::new(*kind, text.as_bytes()), StoredOrigin { origin, used_s: now_s })
         })
         .collect();
-    let mut store = OriginStore::open(&OriginStoreLocation::of(config), Chance::system()).await.unwrap();
+    let mut store = OriginStore::open(&OriginStoreLocation::of(config), RandomBytes::system()).await.unwrap();
     assert!(store.learn(&rows, life).await.unwrap().iter().all(Option::is_none));
     store.close().await;
 }
@@ -87,7 +87,7 @@ impl Fleet {
         Self::answering(known, change, |_| vec![Step::Send(json("200 OK", DONE))]).await
     }
 
-    /// With a script that both upstreams follow.
+    /// Starts a fleet in which both upstreams follow this script.
     async fn answering(
         known: &[Known<'_>],
         change: impl FnOnce(&mut Config),
@@ -98,11 +98,11 @@ impl Fleet {
         change(&mut config);
         let folder = TempDir::new().unwrap();
         config.server.data_dir = folder.path().to_owned();
-        remember(&config, known).await;
+        store_ids(&config, known).await;
         Self { upstreams, gateway: Gateway::run(config, None, folder) }
     }
 
-    /// It learns now, as of an answer: this is in its memory.
+    /// Records ids in the running gateway, as an answer does. Memory holds them then.
     fn learns(&self, known: &[Known<'_>]) {
         for (kind, text, upstream, account, key, group) in known {
             let origin = Origin { account: seed(&[upstream, account]), owner: Owner::new(key, *group) };
@@ -111,12 +111,12 @@ impl Fleet {
         }
     }
 
-    /// `POST /v1/responses` of a key.
+    /// Sends `POST /v1/responses` with a key.
     async fn create(&self, key: &str, body: &str) -> Answer {
         self.call(key, "POST /v1/responses", Some(body)).await
     }
 
-    /// Asked again where the store did not answer in time: this machine may be too busy for that now and then.
+    /// Sends a request again where the store did not answer in time, which happens on a busy machine.
     async fn call(&self, key: &str, line: &str, body: Option<&str>) -> Answer {
         let answering = async {
             loop {
@@ -130,7 +130,7 @@ impl Fleet {
         soon("an answer", answering).await
     }
 
-    /// What arrived since it was asked last: by whose credential, and how.
+    /// The requests that arrived since the last look, each with the credential that it carried.
     fn arrived(&mut self) -> Vec<(String, Request)> {
         let taken = self.upstreams.iter_mut().flat_map(Upstream::taken);
         let secret =
@@ -138,7 +138,7 @@ impl Fleet {
         taken.map(|request| (secret(&request), request)).collect()
     }
 
-    /// Whose credential it was asked with, when it was asked once.
+    /// The account that the one request since the last look went to.
     #[track_caller]
     fn account(&mut self) -> String {
         let arrived = self.arrived();
@@ -147,7 +147,7 @@ impl Fleet {
     }
 }
 
-/// A call of a key on a connection of its own.
+/// Sends a request with a key on a connection of its own.
 async fn call(gateway: &Gateway, key: &str, line: &str, body: Option<&str>) -> Answer {
     let mut head = format!("{line} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer sk-{key}\r\nconnection: close\r\n");
     if let Some(body) = body {
@@ -160,7 +160,7 @@ async fn call(gateway: &Gateway, key: &str, line: &str, body: Option<&str>) -> A
     client.answer().await
 }
 
-/// All of an answer, but for the ids of its request.
+/// The whole answer except the ids of its request.
 fn masked(answer: &Answer) -> (u16, Vec<(String, String)>, String, bool) {
     let mut headers = answer.headers.clone();
     for (name, value) in &mut headers {

@@ -1,7 +1,6 @@
-//! Responses that are made in the background: paid for once, by the request that made them, when a call by their id shows what
-//! they used.
+//! Background responses: the request that made a response pays for it once, when a call by the id shows the usage.
 
-mod polls;
+mod polling;
 
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +20,7 @@ use crate::support::{
     client::{Answer, Client},
     database::{Postgres, until},
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
-    process::{Process, said, tidegate},
+    process::{Process, output_text, tidegate},
     redis::RedisServer,
     settings::smallest,
     soon,
@@ -42,29 +41,29 @@ const PRICE: Price = Price {
 };
 
 const USAGE: &str = r#"{"input_tokens":3,"output_tokens":5,"total_tokens":8}"#;
-/// A member more of the response than its usage.
+/// The usage, and a further member of the response.
 const SEARCHED: &str =
     r#"{"input_tokens":3,"output_tokens":5,"total_tokens":8},"tool_usage":{"web_search":{"num_requests":2}}"#;
 const COST: u64 = 8 * UNIT / 1000;
 
-/// What the provider would say of its response now.
+/// What the provider answers about its response at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Queued,
     InProgress,
     Completed,
-    /// It searched the web on its way, which the configuration has no price for.
+    /// Completed, with a web search that the configuration has no price for.
     Searched,
     Cancelled,
-    /// It does not have it.
+    /// The provider does not know the response.
     Missing,
-    /// It says nothing when it is asked for it.
+    /// The provider does not answer a call by the id.
     Silent,
 }
 
 const ITEMS: &str = r#"{"object":"list","data":[{"id":"msg_1","type":"message","role":"assistant","status":"completed","content":[{"type":"output_text","text":"hi"}]}],"has_more":false}"#;
 
-/// A provider that makes responses in the background, as far as the test says.
+/// A provider whose background responses are in the stage that the test sets.
 struct Provider {
     upstream: Upstream,
     stage: Arc<Mutex<Stage>>,
@@ -95,7 +94,7 @@ impl Provider {
             let target = request.line.split(' ').nth(1).unwrap();
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
             if path.starts_with("/up/conversations/") {
-                // As OpenAI shows what is being made in a conversation: without tokens.
+                // OpenAI shows a background response in its conversation without its tokens.
                 return vec![Step::Send(json("200 OK", ITEMS))];
             }
             let Some(id) = path.strip_prefix("/up/responses/") else {
@@ -124,11 +123,11 @@ impl Provider {
         Self { upstream: upstream.await, stage }
     }
 
-    fn is(&self, stage: Stage) {
+    fn set_stage(&self, stage: Stage) {
         *self.stage.lock().unwrap() = stage;
     }
 
-    /// With a price, and budgets of the key.
+    /// A configuration with a price, and these budgets for the key.
     fn config(&self, budgets: &[&str]) -> Config {
         let mut config = config(&self.upstream.base_url());
         config.prices = vec![ModelPrice { upstream: 0, model: "real".into(), from: 0, price: PRICE.into() }];
@@ -137,7 +136,7 @@ impl Provider {
     }
 }
 
-/// Calls by the id of a response.
+/// Sends a call by the id of a response.
 async fn by_id(client: &mut Client, method: &str, rest: &str) -> Answer {
     let head = format!("{method} /v1/responses/{rest} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n");
     client.send(format!("{head}content-length: 0\r\n\r\n")).await;
@@ -152,7 +151,7 @@ fn sqlite(gateway: &Gateway) -> DatabaseLocation {
     DatabaseLocation::Sqlite(gateway.folder.path().join(FILE))
 }
 
-/// State, tokens, cost and whether it is an estimate, of rows of requests that cost something.
+/// State, tokens, cost, and whether the cost is an estimate, of the rows of requests that cost something.
 async fn rows(place: &DatabaseLocation) -> Vec<(String, Option<u64>, u64, bool)> {
     let Ok(mut database) = Database::open_to_read(place).await else { return Vec::new() };
     let page = database.page(0, u64::MAX, None).await.unwrap_or_default();
@@ -180,7 +179,7 @@ async fn state_becomes(place: &DatabaseLocation, states: &[&str]) {
     .await;
 }
 
-/// How many calls by id have their row.
+/// The number of calls by id that have their row.
 async fn calls(place: &DatabaseLocation) -> u64 {
     let Ok(mut database) = Database::open_to_read(place).await else { return 0 };
     let totals: Vec<UsageTotal> = database.usage(GroupBy::Endpoint, 0, u64::MAX).await.unwrap_or_default();
@@ -195,22 +194,22 @@ fn exact() -> (String, Option<u64>, u64, bool) {
 }
 
 #[tokio::test]
-async fn it_pends_until_a_call_by_its_id_shows_the_tokens_and_costs_once() {
+async fn a_background_response_is_pending_until_a_call_by_its_id_shows_the_tokens_and_is_charged_once() {
     let provider = Provider::start().await;
     let gateway = Gateway::start(provider.config(&[]));
     let (place, mut client) = (sqlite(&gateway), gateway.connect().await);
     assert_eq!(client.create(BODY).await.status, 200);
     state_becomes(&place, &["pending"]).await;
     let pending = rows(&place).await;
-    // 2,000 tokens are expected of a model that was never seen.
+    // The estimate for a model that was never used is 2,000 tokens.
     assert!(pending[0].1.is_none() && pending[0].2 >= 2 * UNIT && pending[0].3, "{pending:?}");
     let table = tidegate_usage(&gateway);
     assert!(table.contains("  pending  ") && table.contains("  estimated  "), "{table}");
 
-    provider.is(Stage::InProgress);
+    provider.set_stage(Stage::InProgress);
     poll(&mut client, "resp_1").await;
-    // Nothing that is about another one, and nothing that is an error.
-    provider.is(Stage::Completed);
+    // Calls about another response, or with an error, change nothing.
+    provider.set_stage(Stage::Completed);
     poll(&mut client, "resp_other").await;
     assert_eq!(poll(&mut client, "resp_gone").await.status, 404);
     until("three calls", async || calls(&place).await == 3).await;
@@ -223,16 +222,16 @@ async fn it_pends_until_a_call_by_its_id_shows_the_tokens_and_costs_once() {
     until("six calls", async || calls(&place).await == 6).await;
     assert_eq!(rows(&place).await, [exact()]);
     gateway.metric_becomes("tidegate_ledger_rows_total{state=\"pending\"}", 1.0).await;
-    // One that was over at once was paid for at once.
+    // A response that is complete at once is charged at once.
     assert_eq!(client.create(BODY).await.status, 200);
     state_becomes(&place, &["exact", "exact"]).await;
     assert_eq!(rows(&place).await, [exact(), exact()]);
     assert!(!tidegate_usage(&gateway).contains("pending"));
 }
 
-/// What a call by its id tells may hold a part that has no price, as what an answer tells.
+/// The usage that a call by the id shows may hold a part without a price, as any answer may.
 #[tokio::test]
-async fn a_part_without_a_price_that_is_told_later_is_counted_and_logged() {
+async fn a_part_without_a_price_in_a_later_call_is_counted_and_logged() {
     let folder = TempDir::new().unwrap();
     let place = DatabaseLocation::Sqlite(folder.path().join("data").join(FILE));
     let provider = Provider::start().await;
@@ -242,7 +241,7 @@ async fn a_part_without_a_price_that_is_told_later_is_counted_and_logged() {
         assert_eq!(client.create(BODY).await.status, 200);
     }
     state_becomes(&place, &["pending", "pending"]).await;
-    provider.is(Stage::Searched);
+    provider.set_stage(Stage::Searched);
     for id in ["resp_1", "resp_2"] {
         assert_eq!(poll(&mut client, id).await.status, 200);
     }
@@ -260,11 +259,11 @@ async fn a_part_without_a_price_that_is_told_later_is_counted_and_logged() {
     let told: Vec<&str> = log.lines().filter(|line| line.contains("have a part without a price")).collect();
     assert!(
         matches!(&told[..], [line] if line.contains("\"model\":\"smart\"") && line.contains("per_web_search")),
-        "once for the model: {told:?}"
+        "one log line for the model: {told:?}"
     );
 }
 
-/// What `tidegate usage` prints.
+/// The output of `tidegate usage`.
 fn tidegate_usage(gateway: &Gateway) -> String {
     let folder = TempDir::new().unwrap();
     let data = gateway.folder.path().display();
@@ -273,11 +272,11 @@ fn tidegate_usage(gateway: &Gateway) -> String {
          credentials = [{{ env = \"UP_KEY\" }}]\n"
     );
     std::fs::write(folder.path().join("tidegate.toml"), settings).unwrap();
-    said(&tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).output().unwrap())
+    output_text(&tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).output().unwrap())
 }
 
 #[tokio::test]
-async fn a_stream_that_is_left_and_resumed_is_paid_for_by_the_one_that_began_it() {
+async fn a_background_stream_that_is_left_and_resumed_is_charged_to_the_request_that_began_it() {
     let provider = Provider::start().await;
     let gateway = Gateway::start(provider.config(&[]));
     let place = sqlite(&gateway);
@@ -289,7 +288,7 @@ async fn a_stream_that_is_left_and_resumed_is_paid_for_by_the_one_that_began_it(
         drop(client);
         until("a row", async || rows(&place).await.len() == nth + 1).await;
     }
-    // Of one that is not made in the background nobody says that it goes on.
+    // A stream that is not made in the background ends with its client.
     state_becomes(&place, &["pending", "partial"]).await;
     let mut client = gateway.connect().await;
     for id in ["resp_1", "resp_2"] {
@@ -301,7 +300,7 @@ async fn a_stream_that_is_left_and_resumed_is_paid_for_by_the_one_that_began_it(
 }
 
 #[tokio::test]
-async fn one_that_is_cancelled_and_tells_no_tokens_stays_charged_with_what_was_reserved() {
+async fn a_cancelled_background_response_without_usage_keeps_its_reservation_as_cost() {
     let provider = Provider::start().await;
     let gateway = Gateway::start(provider.config(&[]));
     let (place, mut client) = (sqlite(&gateway), gateway.connect().await);
@@ -311,37 +310,37 @@ async fn one_that_is_cancelled_and_tells_no_tokens_stays_charged_with_what_was_r
     assert_eq!(by_id(&mut client, "POST", "resp_1/cancel").await.status, 200);
     state_becomes(&place, &["partial"]).await;
     assert_eq!(rows(&place).await[0].2, pending[0].2);
-    // Should its provider say later what it did take, that counts.
-    provider.is(Stage::Completed);
+    // If the provider shows the usage later, the usage counts.
+    provider.set_stage(Stage::Completed);
     poll(&mut client, "resp_1").await;
     state_becomes(&place, &["exact"]).await;
     assert_eq!(rows(&place).await, [exact()]);
 }
 
 #[tokio::test]
-async fn a_budget_gets_back_what_was_charged_too_much() {
+async fn a_budget_gets_the_difference_back_after_the_real_usage_is_known() {
     let provider = Provider::start().await;
     let config = provider.config(&["2.5CNY/day"]);
-    gets_back(&provider, config).await;
+    assert_budget_gets_the_difference_back(&provider, config).await;
 }
 
 #[tokio::test]
-async fn a_shared_budget_gets_it_back_when_every_replica_has_read_that_in_the_ledger() {
+async fn a_shared_budget_gets_the_difference_back_after_the_real_usage_is_in_the_ledger() {
     let (provider, redis) = (Provider::start().await, RedisServer::start());
     let mut config = provider.config(&["2.5CNY/day"]);
     let place = RedisSettings::plain("127.0.0.1", redis.port);
     config.sharing = Some(SharedLimits { redis: place, replicas: 2, fail: WhenRedisIsAway::Closed, patience: LONG });
-    gets_back(&provider, config).await;
+    assert_budget_gets_the_difference_back(&provider, config).await;
 }
 
-async fn gets_back(provider: &Provider, config: Config) {
+async fn assert_budget_gets_the_difference_back(provider: &Provider, config: Config) {
     let gateway = Gateway::start(config);
     let (place, mut client) = (sqlite(&gateway), gateway.connect().await);
     assert_eq!(client.create(BODY).await.status, 200);
-    // 2,000 tokens cost 2 CNY: a second one would cost as much.
+    // 2,000 tokens cost 2 CNY. The second request fits because the budget has something left.
     assert_eq!(client.create(BODY).await.status, 200);
     client.create(BODY).await.assert_final(429, "insufficient_quota", true);
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     for id in ["resp_1", "resp_2"] {
         assert_eq!(poll(&mut client, id).await.status, 200);
     }
@@ -360,7 +359,7 @@ fn on(config: Config, postgres: &Postgres, user: &str) -> Gateway {
 }
 
 #[tokio::test]
-async fn another_replica_may_see_it_and_its_row_may_come_first() {
+async fn another_replica_settles_the_row_also_when_its_call_comes_before_the_row() {
     let (provider, postgres) = (Provider::start().await, Postgres::start().await);
     let place = postgres.place();
     for user in ["one", "other"] {
@@ -373,16 +372,16 @@ async fn another_replica_may_see_it_and_its_row_may_come_first() {
     let (mut client, mut elsewhere) = (one.connect().await, other.connect().await);
     assert_eq!(client.create(BODY).await.status, 200);
     state_becomes(&place, &["pending"]).await;
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut elsewhere, "resp_1").await;
     state_becomes(&place, &["exact"]).await;
 
-    // Now the one that made it cannot store its row before the call by its id is there.
+    // The replica that made the response cannot store its row before the call by the id is stored.
     postgres.execute("ALTER ROLE one NOLOGIN").await;
     postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'one'").await;
-    provider.is(Stage::Queued);
+    provider.set_stage(Stage::Queued);
     assert_eq!(client.create(BODY).await.status, 200);
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     poll(&mut elsewhere, "resp_2").await;
     poll(&mut client, "resp_2").await;
     until("the call", async || calls(&place).await == 2).await;
@@ -391,11 +390,11 @@ async fn another_replica_may_see_it_and_its_row_may_come_first() {
     state_becomes(&place, &["exact", "exact"]).await;
     assert_eq!(rows(&place).await, [exact(), exact()]);
 
-    // Both at once, many times: it is settled whoever of the two stores first.
+    // Both replicas store at once, ten times: each row is settled, whichever comes first.
     for nth in 3..13 {
-        provider.is(Stage::Queued);
+        provider.set_stage(Stage::Queued);
         assert_eq!(client.create(BODY).await.status, 200);
-        provider.is(Stage::Completed);
+        provider.set_stage(Stage::Completed);
         poll(&mut elsewhere, &format!("resp_{nth}")).await;
     }
     state_becomes(&place, &["exact"; 12]).await;
@@ -407,7 +406,7 @@ async fn another_replica_may_see_it_and_its_row_may_come_first() {
     assert_eq!(calls(&place).await, 13);
 }
 
-/// A gateway in a process of its own.
+/// Starts a gateway in a process of its own.
 fn serve(folder: &TempDir, base_url: &str, store: &str) -> Process {
     let price = "[[prices]]\nupstream = \"up\"\nmodel = \"smart\"\ncurrency = \"CNY\"\ninput = 1000\noutput = 1000\n";
     let server = "data_dir = \"data\"\nworkers = 1";
@@ -418,7 +417,7 @@ fn serve(folder: &TempDir, base_url: &str, store: &str) -> Process {
     Process::start(&mut command)
 }
 
-async fn survives(place: &DatabaseLocation, folder: &TempDir, store: &str) {
+async fn assert_kills_lose_nothing(place: &DatabaseLocation, folder: &TempDir, store: &str) {
     let provider = Provider::start().await;
     let mut process = serve(folder, &provider.upstream.base_url(), store);
     let address = process.ready();
@@ -426,7 +425,7 @@ async fn survives(place: &DatabaseLocation, folder: &TempDir, store: &str) {
     state_becomes(place, &["pending"]).await;
     process.signal("KILL");
     process.exit();
-    provider.is(Stage::Completed);
+    provider.set_stage(Stage::Completed);
     let mut process = serve(folder, &provider.upstream.base_url(), store);
     let address = process.ready();
     for _ in 0..2 {
@@ -435,7 +434,7 @@ async fn survives(place: &DatabaseLocation, folder: &TempDir, store: &str) {
     state_becomes(place, &["exact"]).await;
     process.signal("KILL");
     process.exit();
-    // What was read already is read again.
+    // The journal file that was read already is read again.
     let mut process = serve(folder, &provider.upstream.base_url(), store);
     process.ready();
     process.signal("INT");
@@ -446,9 +445,9 @@ async fn survives(place: &DatabaseLocation, folder: &TempDir, store: &str) {
 }
 
 #[tokio::test]
-async fn kills_between_lose_nothing() {
+async fn kills_between_the_response_and_the_call_lose_no_row() {
     let folder = TempDir::new().unwrap();
-    survives(&DatabaseLocation::Sqlite(folder.path().join("data").join(FILE)), &folder, "").await;
+    assert_kills_lose_nothing(&DatabaseLocation::Sqlite(folder.path().join("data").join(FILE)), &folder, "").await;
     let (folder, postgres) = (TempDir::new().unwrap(), Postgres::start().await);
-    survives(&postgres.place(), &folder, &format!("[store]\nurl = \"{}\"\n", postgres.url())).await;
+    assert_kills_lose_nothing(&postgres.place(), &folder, &format!("[store]\nurl = \"{}\"\n", postgres.url())).await;
 }

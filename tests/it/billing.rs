@@ -28,7 +28,7 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
-/// 1 CNY a request, and 1, 0.5, 2 and 3 for a million tokens of each kind.
+/// 1 CNY a request; 1, 0.5, 2 and 3 CNY for a million tokens of input, cached input, output and reasoning.
 const PRICE: Price = Price {
     input: UNIT,
     cached: UNIT / 2,
@@ -65,7 +65,7 @@ async fn rows(gateway: &Gateway, count: u64) -> Vec<UsageTotal> {
     usage(gateway).await
 }
 
-/// 3 tokens in, one of them cached; 5 out, two of them reasoning.
+/// The cost of `RESPONSE`: 3 input tokens, one of them cached; 5 output tokens, two of them reasoning.
 const COST: u64 = UNIT + (2 * UNIT + UNIT / 2 + 3 * 2 * UNIT + 2 * 3 * UNIT) / 1_000_000;
 
 #[tokio::test]
@@ -75,13 +75,13 @@ async fn a_row_is_billed_with_its_price() {
     assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
     let rows = rows(&gateway, 1).await;
     assert_eq!((rows[0].cost, rows[0].unpriced, rows[0].estimated), ([COST, 0], 0, 0));
-    // One without a price is counted in tokens.
+    // A request for a model without a price is counted in tokens.
     assert_eq!(gateway.connect().await.create(r#"{"model":"gpt-x"}"#).await.status, 200);
     let rows = self::rows(&gateway, 2).await;
     assert_eq!((rows[0].cost, rows[0].unpriced, rows[0].input), ([COST, 0], 1, 6));
 }
 
-/// Names that lead to an upstream and have no price there.
+/// Model names that lead to an upstream and have no price there.
 const UNPRICED: [&str; 7] = ["gpt-x", "gpt-5.2 pro", "up/real2", "up/smart", "up/REALLY", "up/real-2026", "gpt-real"];
 
 #[tokio::test]
@@ -104,30 +104,30 @@ async fn a_key_with_a_budget_may_not_use_a_model_without_a_price() {
             let words = answer.message();
             assert!(words.contains(name) && words.contains("no price") && words.contains("[[prices]]"), "{words}");
         }
-        // Without a model nobody knows what it costs.
+        // A request without a model has an unknown cost.
         gateway.connect().await.create(r#"{"input":"hi"}"#).await.assert_final(400, "unpriced_model", true);
         assert_eq!(upstream.untaken(), 0, "a request without a price reached the upstream");
-        // What has a price goes up, and what costs nothing needs none.
+        // A model with a price goes up, and an endpoint that costs nothing needs no price.
         assert_eq!(gateway.connect().await.create(BODY).await.status, 200);
         assert_eq!(gateway.connect().await.create(r#"{"model":"up/real"}"#).await.status, 200);
         let mut client = gateway.connect().await;
         let count = String::from_utf8(request("", br#"{"model":"gpt-x"}"#)).unwrap();
         client.send(count.replacen("/v1/responses", "/v1/responses/input_tokens", 1)).await;
         assert_eq!(client.answer().await.status, 200);
-        // The operator is told before a client is.
+        // `/explain` tells the operator before a client gets the error.
         let explained = Client::connect(gateway.admin).await.get("/explain?key=tester&model=gpt-x").await;
         assert!(explained.text().contains("clients get 400 unpriced_model"), "{explained:?}");
         let explained = Client::connect(gateway.admin).await.get("/explain?key=tester&model=smart").await;
         assert!(!explained.text().contains("unpriced_model"), "{explained:?}");
-        // The setting that allows it.
+        // The setting `unpriced = "allow"` admits such models.
         config.money.unpriced = Unpriced::Allow;
         let lenient = Gateway::start(config);
         assert_eq!(lenient.connect().await.create(r#"{"model":"gpt-x"}"#).await.status, 200);
     }
 }
 
-/// A name that only looks like one with a price, as with letters of another script, leads where a wildcard leads, and has no price
-/// there.
+/// A name that only looks like a priced one, for example with letters of another script, matches a wildcard, and has no
+/// price there.
 #[tokio::test]
 async fn a_name_that_only_looks_like_a_priced_one_has_no_price() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -141,14 +141,14 @@ async fn a_name_that_only_looks_like_a_priced_one_has_no_price() {
             gateway.connect().await.create(&body).await.assert_final(400, "unpriced_model", true);
         }
     }
-    // The next request that the upstream gets is one for a model with a price.
+    // The upstream got nothing so far: its next request is one for a model with a price.
     let body = r#"{"model":"real","input":"next"}"#;
     assert_eq!(gateway.connect().await.create(body).await.status, 200);
     assert_eq!(upstream.request().await.body, body.as_bytes());
 }
 
 #[tokio::test]
-async fn every_upstream_that_could_be_asked_has_to_have_a_price() {
+async fn each_upstream_that_may_get_the_request_needs_a_price() {
     let (first, second) =
         (Upstream::fixed(json("200 OK", RESPONSE)).await, Upstream::fixed(json("200 OK", RESPONSE)).await);
     let mut config = priced(&first.base_url(), &["100CNY/day"]);
@@ -156,7 +156,7 @@ async fn every_upstream_that_could_be_asked_has_to_have_a_price() {
     config.models = vec![model("smart", &[(0, Some("real")), (1, Some("real"))])];
     let gateway = Gateway::start(config.clone());
     gateway.connect().await.create(BODY).await.assert_final(400, "unpriced_model", true);
-    // One that the key may not use does not count, and 0 is a price.
+    // An upstream that the key may not use does not count, and 0 is a price.
     let mut only_first = config.clone();
     only_first.keys[0].upstreams = Some(vec![0]);
     let mut free = config;
@@ -168,7 +168,7 @@ async fn every_upstream_that_could_be_asked_has_to_have_a_price() {
 }
 
 #[tokio::test]
-async fn the_upstream_that_answered_is_billed() {
+async fn a_request_is_billed_with_the_price_of_the_upstream_that_answered() {
     let dead = Upstream::fixed(json("503 Service Unavailable", "{}")).await;
     let alive = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = priced(&dead.base_url(), &[]);
@@ -182,7 +182,7 @@ async fn the_upstream_that_answered_is_billed() {
 }
 
 #[tokio::test]
-async fn an_error_costs_nothing_and_who_hangs_up_pays() {
+async fn an_error_costs_nothing_and_a_client_that_leaves_is_charged() {
     let mut steps = vec![
         vec![Step::Send(json("400 Bad Request", r#"{"error":{"message":"no"}}"#))],
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)],
@@ -197,13 +197,13 @@ async fn an_error_costs_nothing_and_who_hangs_up_pays() {
     client.head().await;
     drop(client);
     let rows = rows(&gateway, 2).await;
-    // 2,000 tokens are expected of a model that was never seen.
+    // The estimate for a model that was never used is 2,000 tokens.
     assert!(rows[0].cost[0] >= UNIT + 2000 * 2 * UNIT / 1_000_000, "{rows:?}");
     assert_eq!((rows[0].estimated, rows[0].exact, rows[0].partial), (1, 1, 1));
 }
 
 #[tokio::test]
-async fn a_count_that_nobody_believes_is_charged_by_estimate_and_spoils_no_other() {
+async fn an_implausible_token_count_is_replaced_by_an_estimate_and_later_rows_are_exact() {
     let absurd = RESPONSE.replace("\"output_tokens\":5", "\"output_tokens\":1000000000000000000");
     let mut answers = vec![absurd.clone(), absurd.clone(), absurd].into_iter();
     let upstream = Upstream::scripted(move |_| {
@@ -216,7 +216,7 @@ async fn a_count_that_nobody_believes_is_charged_by_estimate_and_spoils_no_other
         assert_eq!(client.create(BODY).await.status, 200);
         let rows = rows(&gateway, number).await;
         assert_eq!((rows[0].partial, rows[0].estimated, rows[0].output), (number, number, 0));
-        // The input and the reasoning as they were told, and no text.
+        // Charged are the input and the reasoning as the provider told them, and no text.
         let expected = UNIT + (2 * UNIT + UNIT / 2 + 6 * UNIT) / 1_000_000;
         assert_eq!(rows[0].cost[0], number * expected, "{rows:?}");
     }
@@ -225,8 +225,8 @@ async fn a_count_that_nobody_believes_is_charged_by_estimate_and_spoils_no_other
 }
 
 #[tokio::test]
-async fn bytes_of_an_answer_are_not_taken_for_more_than_was_reserved() {
-    // An image, and nothing of tokens.
+async fn the_bytes_of_an_answer_without_usage_are_charged_at_most_as_reserved() {
+    // The answer is an image without usage.
     let image = format!(r#"{{"status":"completed","output":"{}"}}"#, "A".repeat(5_000_000));
     let upstream = Upstream::fixed(json("200 OK", &image)).await;
     let gateway = Gateway::start(priced(&upstream.base_url(), &[]));
@@ -238,7 +238,7 @@ async fn bytes_of_an_answer_are_not_taken_for_more_than_was_reserved() {
 }
 
 #[tokio::test]
-async fn a_budget_that_is_spent_says_so() {
+async fn a_spent_budget_is_refused_with_amount_and_renewal() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::start(priced(&upstream.base_url(), &["2.5CNY/day", "100CNY/total"]));
     let mut client = gateway.connect().await;
@@ -246,7 +246,7 @@ async fn a_budget_that_is_spent_says_so() {
         assert_eq!(client.create(BODY).await.status, 200);
     }
     let mut served = 2;
-    // The third may come, as something is left and nothing is under way; then nothing is.
+    // The third request is admitted, because something is left and no request is in progress. Nothing is left after it.
     let refused = loop {
         let answer = client.create(BODY).await;
         if answer.status != 200 {
@@ -269,8 +269,8 @@ async fn a_budget_that_is_spent_says_so() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_spent_budget_is_as_it_is_configured() {
-    // What the budget is, and what the message says of the renewal, in Shanghai.
+async fn the_error_of_a_spent_budget_follows_the_configuration() {
+    // The budget renews in the configured time zone, Shanghai, as the message says.
     for (budget, renews) in [
         ("0.000001CNY/day", " at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
         ("0.000001CNY/week", " at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
@@ -297,7 +297,7 @@ async fn the_error_of_a_spent_budget_is_as_it_is_configured() {
 }
 
 #[tokio::test]
-async fn a_budget_for_a_model_counts_that_model_alone_and_is_known_after_a_restart() {
+async fn a_budget_for_a_model_counts_that_model_alone_and_survives_a_restart() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut settings = priced(&upstream.base_url(), &["100CNY/total"]);
     settings.models.push(model("plain", &[(0, Some("real"))]));
@@ -337,11 +337,11 @@ fn moved() -> SystemTime {
     SystemTime::now() + Duration::from_secs(AHEAD.load(Ordering::Relaxed))
 }
 
-/// Waits until the counters of windows that are long over are dropped, which the copy of them shows.
-async fn forgotten(gateway: &Gateway) {
+/// Waits until the gateway drops the counters of windows that are long over. Its snapshot of the counters shows that.
+async fn old_counters_dropped(gateway: &Gateway) {
     let copy = gateway.folder.path().join("budgets.json");
     let now = u64::try_from(Clock::from_fn(moved).since_epoch().as_millis()).unwrap();
-    until("counters that count", async || {
+    until("the counters in the snapshot", async || {
         let text = std::fs::read(&copy).unwrap_or_default();
         let counters: Vec<serde_json::Value> = serde_json::from_slice(&text).unwrap_or_default();
         !counters.is_empty() && counters.iter().all(|counter| counter["to"].as_u64().unwrap() + 86_400_000 > now)
@@ -350,7 +350,7 @@ async fn forgotten(gateway: &Gateway) {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_ahead_and_back_gives_no_budget_twice() {
+async fn a_clock_that_moves_ahead_and_back_allows_no_budget_twice() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::start_at(Clock::from_fn(moved), priced(&upstream.base_url(), &["2CNY/day"]));
     let mut client = gateway.connect().await;
@@ -360,17 +360,17 @@ async fn a_clock_that_is_set_ahead_and_back_gives_no_budget_twice() {
             assert_eq!(client.create(BODY).await.status, 200, "day {day}");
         }
         client.create(BODY).await.assert_final(429, "insufficient_quota", true);
-        forgotten(&gateway).await;
+        old_counters_dropped(&gateway).await;
     }
     for day in [0, 29, 400, 0] {
         AHEAD.store(day * 86_400, Ordering::Relaxed);
         client.create(BODY).await.assert_final(429, "insufficient_quota", true);
-        forgotten(&gateway).await;
+        old_counters_dropped(&gateway).await;
     }
 }
 
 #[tokio::test]
-async fn thresholds_are_counted_once() {
+async fn each_threshold_of_a_budget_is_counted_once() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = priced(&upstream.base_url(), &["4CNY/day"]);
     config.keys[0].warn_at = [UNIT / 10 * 5, UNIT / 10 * 8, UNIT].into();
@@ -401,14 +401,14 @@ async fn keys_of_a_group_share_a_budget_in_another_currency() {
     while client.create(BODY).await.status == 200 {
         served += 1;
     }
-    // 3.5 CNY: three fit, and a fourth is the last that finds something left.
+    // 3.5 CNY: three requests fit, and the fourth still finds something left.
     assert_eq!(served, 4);
     let message = client.create(BODY).await.message();
     assert!(message.contains(" USD of the budget of 0.5 USD/month of the group `team` are spent. "), "{message}");
 }
 
 #[tokio::test]
-async fn what_was_spent_is_known_after_a_restart() {
+async fn the_spend_survives_a_restart() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut settings = priced(&upstream.base_url(), &["2CNY/total"]);
     let data = tempfile::tempdir().unwrap();
@@ -425,7 +425,7 @@ async fn what_was_spent_is_known_after_a_restart() {
     assert_eq!(again.connect().await.create(BODY).await.status, 429);
     again.stop();
     again.ended().await;
-    // Without its database the copy counts.
+    // Without the database, the snapshot of the counters on disk counts.
     let folder = std::mem::replace(&mut again.folder, tempfile::tempdir().unwrap());
     std::fs::remove_file(folder.path().join(FILE)).unwrap();
     std::fs::create_dir(folder.path().join(FILE)).unwrap();
@@ -434,21 +434,21 @@ async fn what_was_spent_is_known_after_a_restart() {
 }
 
 #[tokio::test]
-async fn another_rate_does_not_change_what_was_spent() {
+async fn a_changed_exchange_rate_does_not_change_past_spend() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut settings = priced(&upstream.base_url(), &["100CNY/total"]);
     let dollars = Price { per_call: UNIT, ..Price::free(Currency::Usd) };
     settings.prices = vec![price(0, dollars)];
     let spent = async |gateway: &Gateway, expected: &str| {
         let mut shown = String::new();
-        until("what was spent", async || {
+        until("the spend", async || {
             shown = Client::connect(gateway.admin).await.get("/explain?key=tester&model=smart").await.text();
             shown.contains(expected)
         })
         .await;
     };
     let mut data = tempfile::tempdir().unwrap();
-    // 7 CNY; 7 and 8.1; 7, 8.1 and 9.
+    // The spend in CNY after each request: 7; 7 + 8.1; 7 + 8.1 + 9.
     for (rate, number, expected) in [(70, 1, ", 7 spent"), (81, 2, ", 15.1 spent"), (90, 3, ", 24.1 spent")] {
         settings.server.data_dir = data.path().to_owned();
         settings.money.cny_per_usd = Some(rate * UNIT / 10);
@@ -460,7 +460,7 @@ async fn another_rate_does_not_change_what_was_spent() {
         gateway.ended().await;
         data = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
     }
-    // The ledger says the same as the counters, whatever the rate of today.
+    // The ledger and the counters agree, whatever today's rate is.
     let mut database = Database::open_to_read(&DatabaseLocation::Sqlite(data.path().join(FILE))).await.unwrap();
     for rate in [None, Some(50 * UNIT)] {
         let exchange = Exchange { cny_per_usd: rate };
@@ -473,10 +473,10 @@ async fn another_rate_does_not_change_what_was_spent() {
 }
 
 #[tokio::test]
-async fn many_at_once_do_not_overspend() {
+async fn concurrent_requests_do_not_overspend_a_budget() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = priced(&upstream.base_url(), &["10CNY/total"]);
-    // What a request costs is known before: the price of a call.
+    // The cost of a request is known before: the price of a call.
     config.prices = vec![price(0, Price { input: 0, cached: 0, output: 0, reasoning: 0, ..PRICE })];
     config.server.workers = 2;
     let gateway = Gateway::start(config);

@@ -1,4 +1,4 @@
-//! What becomes of a request's body.
+//! Request bodies.
 
 use std::pin::Pin;
 
@@ -29,7 +29,7 @@ fn chunked(headers: &str) -> String {
     )
 }
 
-/// `plain` in a content coding.
+/// Encodes `plain` in a content coding.
 async fn coded(coding: &str, plain: &[u8]) -> Vec<u8> {
     let mut encoder: Pin<Box<dyn AsyncRead + Send + '_>> = match coding {
         "gzip" => Box::pin(GzipEncoder::with_quality(plain, Level::Fastest)),
@@ -46,7 +46,7 @@ async fn coded(coding: &str, plain: &[u8]) -> Vec<u8> {
 /// A body of `len` bytes whose model comes last.
 fn sized(len: usize) -> Vec<u8> {
     let (before, after) = (r#"{"input":""#, r#"","model":"smart"}"#);
-    // Every third byte differs from its neighbours, so that nothing compresses beyond all measure.
+    // Every third byte differs from its neighbours, so that the body compresses only moderately.
     let mut state = 1u32;
     let text = (0..len - before.len() - after.len()).map(|_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -61,7 +61,7 @@ fn renamed(body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn only_the_model_changes() {
+async fn only_the_value_of_the_model_changes() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -78,12 +78,12 @@ async fn only_the_model_changes() {
 }
 
 #[tokio::test]
-async fn everything_else_keeps_its_bytes() {
+async fn all_other_bytes_of_a_body_stay_the_same() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
     let digits = "9".repeat(400);
-    // Before the model's value, and after it.
+    // The text before the model's value, and the text after it.
     let around: &[(&[u8], &[u8])] = &[
         (b"{\"model\":", b"}"),
         (b"\t\r\n {\n\"model\"\t:\r", b" \n}\n\n"),
@@ -120,7 +120,7 @@ async fn everything_else_keeps_its_bytes() {
 }
 
 #[tokio::test]
-async fn a_model_at_the_end_of_a_large_body_in_small_pieces() {
+async fn a_model_at_the_end_of_a_large_body_in_small_pieces_is_replaced() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -136,7 +136,7 @@ async fn a_model_at_the_end_of_a_large_body_in_small_pieces() {
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_goes_up_with_its_length() {
+async fn a_chunked_body_goes_up_with_its_length() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -154,12 +154,12 @@ async fn a_body_in_chunks_goes_up_with_its_length() {
     for name in ["transfer-encoding", "trailer", "x-sum", "x-stainless-os"] {
         assert_eq!(request.header(name), None, "{name}");
     }
-    // The connection goes on.
+    // The connection serves a further request.
     assert_eq!(client.create(body).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_used_is_refused() {
+async fn a_model_value_that_cannot_be_used_is_refused() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let long = format!(r#"{{"model":"gpt-{}"}}"#, "x".repeat(253));
@@ -205,14 +205,14 @@ async fn a_model_that_cannot_be_used_is_refused() {
     }
     upstream.assert_untouched(&gateway, "a refused model").await;
 
-    // The longest that passes.
+    // The longest name that passes.
     let longest = format!(r#"{{"model":"gpt-{}"}}"#, "x".repeat(252));
     assert_eq!(gateway.post("", &longest).await.status, 200);
     assert_eq!(upstream.request().await.body, longest.as_bytes());
 }
 
 #[tokio::test]
-async fn what_is_not_one_json_object_is_refused() {
+async fn a_body_that_is_not_one_json_object_is_refused() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let utf16: Vec<u8> = r#"{"model":"smart"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -283,13 +283,13 @@ async fn deep_nesting_passes() {
     let body = format!(r#"{{"input":{open}1{close},"model":"smart"}}"#);
     assert_eq!(gateway.post("", &body).await.status, 200);
     assert!(upstream.request().await.body == renamed(body.as_bytes()));
-    // One bracket too few.
+    // One closing bracket is missing.
     let body = body.replacen("}]", "}", 1);
     gateway.post("", &body).await.assert_final(400, "invalid_json", true);
 }
 
 #[tokio::test]
-async fn a_refusal_leaves_the_connection_usable() {
+async fn an_error_answer_leaves_the_connection_usable() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -303,13 +303,13 @@ async fn a_refusal_leaves_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn a_refusal_in_mid_body_says_that_the_connection_ends() {
+async fn an_error_answer_in_the_middle_of_a_body_announces_the_end_of_the_connection() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
     let bytes = request("", &[b"[", sized(LIMIT - 1).as_slice()].concat());
     client.send(&bytes[..1000]).await;
-    // It does not wait for what cannot mend it.
+    // The answer does not wait for the rest of the body, which could not make it valid.
     let answer = client.answer().await;
     answer.assert_final(400, "invalid_json", true);
     assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
@@ -318,7 +318,7 @@ async fn a_refusal_in_mid_body_says_that_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn too_large_is_said_before_a_byte_is_sent() {
+async fn a_body_with_a_too_large_length_is_refused_before_the_client_sends_it() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for coding in ["", "content-encoding: gzip\r\n"] {
@@ -341,7 +341,7 @@ async fn too_large_is_said_before_a_byte_is_sent() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_100_gets_it() {
+async fn a_client_that_expects_100_continue_gets_it() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -357,11 +357,12 @@ async fn a_client_that_waits_for_100_gets_it() {
 }
 
 #[tokio::test]
-async fn too_large_can_be_read_by_a_client_that_still_sends() {
+async fn a_client_that_still_sends_can_read_the_error_for_a_too_large_body() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let data = vec![b' '; 64 * 1024];
-    // Far more than both sockets hold: all of it has to be taken, or the client never gets to read.
+    // The body is far larger than both sockets' buffers: the gateway has to read all of it, or the client never gets to
+    // read.
     let pieces = 1024 * 1024 * 32 / data.len();
 
     let mut client = gateway.connect().await;
@@ -396,7 +397,7 @@ async fn too_large_can_be_read_by_a_client_that_still_sends() {
 }
 
 #[tokio::test]
-async fn the_limit_is_exact() {
+async fn the_limit_for_the_body_is_exact() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for (len, status) in [(LIMIT, 200), (LIMIT + 1, 413)] {
@@ -425,7 +426,7 @@ async fn the_limit_is_exact() {
 }
 
 #[tokio::test]
-async fn coded_bodies_go_up_plain() {
+async fn encoded_bodies_go_up_decoded() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -453,13 +454,13 @@ async fn coded_bodies_go_up_plain() {
 }
 
 #[tokio::test]
-async fn coded_bodies_may_come_in_parts_and_pieces() {
+async fn encoded_bodies_may_have_several_members_and_arrive_in_pieces() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
     let body = sized(20_000);
     for coding in ["gzip", "zstd"] {
-        // Several members or frames are one body, wherever they are cut.
+        // Several members or frames are one body, wherever the pieces end.
         let (one, two) = body.split_at(body.len() - 10);
         let sent = [coded(coding, one).await, coded(coding, b"").await, coded(coding, two).await].concat();
         client.post_with(&format!("content-encoding: {coding}\r\n"), &sent).await;
@@ -480,7 +481,7 @@ async fn coded_bodies_may_come_in_parts_and_pieces() {
 }
 
 #[tokio::test]
-async fn unknown_codings_are_refused_with_the_known_ones() {
+async fn an_unknown_coding_is_refused_with_a_list_of_the_known_ones() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let body = br#"{"model":"smart"}"#;
@@ -532,25 +533,25 @@ async fn bodies_that_do_not_decode_are_refused() {
             assert_eq!(code, "invalid_content_encoding", "{coding}, {what}");
             answer.assert_final(400, "invalid_content_encoding", true);
         }
-        // What follows may also come later.
+        // The bytes after the end may also arrive later.
         let mut client = gateway.connect().await;
         client.send(chunked(&header)).await;
         client.send([chunk(&good), chunk(b"x"), b"0\r\n\r\n".to_vec()].concat()).await;
         let answer = client.answer().await;
         assert_eq!(answer.status, 400, "{coding}: {answer:?}");
     }
-    // Decodes, and is no JSON.
+    // The body decodes, and is no JSON.
     let empty = coded("gzip", b"").await;
     gateway.post("content-encoding: gzip\r\n", &empty).await.assert_final(400, "invalid_json", true);
     upstream.assert_untouched(&gateway, "a body that does not decode").await;
 }
 
-/// `plain` as brotli that compresses nothing, behind a header of these bits: (value, how many).
+/// Brotli that stores `plain` uncompressed, behind a header of these bits: (value, number of bits).
 fn stored_brotli(header: &[(u64, u32)], plain: &[u8]) -> Vec<u8> {
     let mut bits = Vec::new();
     let mut put = |value: u64, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
     header.iter().for_each(|(value, count)| put(*value, *count));
-    // Not the last block, 4 nibbles of length, stored as it is.
+    // A block that is not the last, with 4 nibbles of length, stored uncompressed.
     put(0, 1);
     put(0, 2);
     put(plain.len() as u64 - 1, 16);
@@ -568,7 +569,7 @@ async fn large_window_brotli_is_refused() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let body = br#"{"model":"smart","input":"stored"}"#;
-    // 16 and 24 bits, as RFC 7932 has them.
+    // Windows of 16 and 24 bits, as RFC 7932 defines them.
     for header in [&[(0, 1)][..], &[(1, 1), (7, 3)]] {
         let answer = gateway.post("content-encoding: br\r\n", stored_brotli(header, body)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -579,7 +580,7 @@ async fn large_window_brotli_is_refused() {
         let answer = gateway.post("content-encoding: br\r\n", &sent).await;
         answer.assert_final(400, "invalid_content_encoding", true);
         assert!(answer.message().contains("large-window"), "{answer:?}");
-        // Byte by byte, too.
+        // The same byte by byte.
         let mut client = gateway.connect().await;
         client.send(chunked("content-encoding: br\r\n")).await;
         for byte in &sent[..3] {
@@ -593,7 +594,7 @@ async fn large_window_brotli_is_refused() {
 }
 
 #[tokio::test]
-async fn the_memory_of_a_decoder_is_given_back_when_it_is_done() {
+async fn the_memory_of_a_decoder_is_released_when_the_decoder_is_done() {
     let (tell, mut calls) = tokio::sync::mpsc::unbounded_channel();
     let upstream = Upstream::scripted(move |_| {
         let (go, wait) = oneshot::channel();
@@ -607,7 +608,8 @@ async fn the_memory_of_a_decoder_is_given_back_when_it_is_done() {
         let mut client = gateway.connect().await;
         client.send(chunked(&format!("content-encoding: {coding}\r\n"))).await;
         client.send(chunk(&coded(coding, &body).await)).await;
-        // All of the code is here, and the end of the body is not. The other two codings may go on with another member.
+        // All encoded bytes arrived, but not the end of the body. The other two codings may continue with another
+        // member.
         if ["deflate", "br"].contains(&coding) {
             gateway.metric_becomes(HELD, LIMIT as f64).await;
         }
@@ -621,7 +623,7 @@ async fn the_memory_of_a_decoder_is_given_back_when_it_is_done() {
 }
 
 #[tokio::test]
-async fn bodies_that_grow_too_much_are_refused() {
+async fn bodies_that_grow_too_much_in_decoding_are_refused() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| config.server.max_body_bytes = 64 * 1024 * 1024);
     let bomb = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(16 * LIMIT));
@@ -634,7 +636,7 @@ async fn bodies_that_grow_too_much_are_refused() {
         assert!(answer.message().contains("decoded"), "{answer:?}");
     }
     upstream.assert_untouched(&gateway, "a bomb").await;
-    // The same, small or plain, is fine.
+    // A small body of the same ratio passes, and so does the large one unencoded.
     let small = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(LIMIT - 100));
     let sent = coded("zstd", small.as_bytes()).await;
     assert!(small.len() / sent.len() > 1000);
@@ -644,7 +646,7 @@ async fn bodies_that_grow_too_much_are_refused() {
 }
 
 #[tokio::test]
-async fn without_a_model_a_request_goes_to_the_default_upstream_untouched() {
+async fn a_request_without_a_model_goes_to_the_default_upstream_unchanged() {
     let mut one = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut two = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&one.base_url());
@@ -685,7 +687,7 @@ fn with_key(key: &str, body: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_body_goes_to_the_first_upstream_that_takes_its_size() {
+async fn a_body_goes_to_the_first_upstream_that_accepts_its_size() {
     let mut small = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut large = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&small.base_url());
@@ -703,7 +705,7 @@ async fn a_body_goes_to_the_first_upstream_that_takes_its_size() {
     assert_eq!(gateway.post("", sized(2000)).await.status, 200);
     large.request().await;
     gateway.post("", sized(2001)).await.assert_final(413, "upstream_request_too_large", true);
-    // Addressed directly there is no other, and without a model neither.
+    // A model that names its upstream has no other target, and neither has a request without a model.
     let direct = String::from_utf8(sized(1500)).unwrap().replace("smart", "up/m");
     gateway.post("", direct).await.assert_final(413, "upstream_request_too_large", true);
     let nameless = format!(r#"{{"input":"{}"}}"#, "a".repeat(1500));
@@ -712,10 +714,10 @@ async fn a_body_goes_to_the_first_upstream_that_takes_its_size() {
 }
 
 #[tokio::test]
-async fn the_length_must_be_true() {
+async fn a_body_of_ambiguous_length_is_refused() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
-    // Both framings at once, two lengths, a broken chunk: each is somebody's smuggling.
+    // Both framings at once, two lengths, a broken chunk: each is a way of request smuggling.
     for (headers, body) in [
         ("content-length: 17\r\ncontent-length: 18\r\n", &br#"{"model":"smart"}"#[..]),
         ("content-length: +17\r\n", br#"{"model":"smart"}"#),
@@ -732,10 +734,10 @@ async fn the_length_must_be_true() {
     upstream.assert_untouched(&gateway, "a body of doubtful length").await;
 }
 
-/// What all bodies together hold.
+/// The metric of the memory that all bodies together hold.
 const HELD: &str = "tidegate_body_memory_bytes ";
 
-/// Answers with nothing but a refusal that a later try may not get.
+/// The answer is only the error that a later try may not get.
 async fn assert_overloaded(client: &mut Client) {
     let answer = client.answer().await;
     answer.assert_final(503, "gateway_overloaded", false);
@@ -745,16 +747,16 @@ async fn assert_overloaded(client: &mut Client) {
 }
 
 #[tokio::test]
-async fn beyond_the_memory_for_all_bodies_a_request_is_refused_at_once() {
+async fn a_request_beyond_the_memory_for_all_bodies_is_refused_at_once() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| {
         config.server.max_body_memory = LIMIT as u64;
-        // Two workers share it.
+        // Two workers share the memory.
         config.server.workers = 2;
     });
     let body = request("", &sized(LIMIT / 2));
     let mut slow = [gateway.connect().await, gateway.connect().await];
-    // Memory is taken as bytes come, by steps: all but the last few bytes take all of it.
+    // Memory is reserved in steps as bytes arrive. All but the last few bytes reserve all of it.
     for client in &mut slow {
         client.send(&body[..1000]).await;
     }
@@ -769,7 +771,7 @@ async fn beyond_the_memory_for_all_bodies_a_request_is_refused_at_once() {
         assert_overloaded(&mut third).await;
         assert!(third.closed().await);
     }
-    // Before a byte of it is here.
+    // The refusal comes before a byte of the body.
     let mut third = gateway.connect().await;
     let small = request("", br#"{"model":"smart"}"#);
     third.send(&small[..small.len() - 17]).await;
@@ -786,12 +788,12 @@ async fn beyond_the_memory_for_all_bodies_a_request_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn bodies_without_a_length_and_decoded_ones_count_as_they_come() {
+async fn bodies_without_a_length_and_decoded_bodies_are_counted_as_they_arrive() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| config.server.max_body_memory = LIMIT as u64);
     let large = sized(LIMIT - 1000);
 
-    // One takes most of it in chunks, and is sent nowhere yet.
+    // A chunked body takes most of the memory, and is not sent upstream yet.
     let mut first = gateway.connect().await;
     first.send(chunked("")).await;
     first.send(chunk(&large[..LIMIT / 2])).await;
@@ -813,7 +815,7 @@ async fn bodies_without_a_length_and_decoded_ones_count_as_they_come() {
     first.send(LAST_CHUNK).await;
     assert_eq!(first.answer().await.status, 200);
     gateway.metric_becomes(HELD, 0.0).await;
-    // Alone each fits, whatever its decoder takes.
+    // Each body fits if it is the only one, whatever its decoder takes.
     for coding in ["gzip", "deflate", "br", "zstd"] {
         let header = format!("content-encoding: {coding}\r\n");
         assert_eq!(gateway.post(&header, coded(coding, &large).await).await.status, 200, "{coding}");
@@ -822,7 +824,7 @@ async fn bodies_without_a_length_and_decoded_ones_count_as_they_come() {
 }
 
 #[tokio::test]
-async fn memory_is_given_back_however_a_request_ends() {
+async fn the_memory_of_a_body_is_released_however_its_request_ends() {
     let (hung, hangs) = oneshot::channel();
     let mut hung = Some(hung);
     let mut upstream = Upstream::scripted(move |request| {
@@ -835,7 +837,7 @@ async fn memory_is_given_back_however_a_request_ends() {
     .await;
     let gateway = Gateway::with(&upstream.base_url(), |config| config.server.max_body_memory = LIMIT as u64);
 
-    // Refused: no JSON, no such model, too large, too large by chunks, no coding, no known key.
+    // Refused: no JSON, unknown model, too large, too large in chunks, broken coding.
     for body in [&b"{"[..], br#"{"model":"none"}"#] {
         assert!(gateway.post("", body).await.status >= 400);
     }
@@ -848,7 +850,7 @@ async fn memory_is_given_back_however_a_request_ends() {
     assert_eq!(gateway.post("content-encoding: gzip\r\n", [b'x'; 1000]).await.status, 400);
     gateway.metric_becomes(HELD, 0.0).await;
 
-    // Broken off by the client, with a length and without.
+    // The client leaves in the middle of a body, with a length and in chunks.
     for begun in [&request("", &sized(5000))[..300], &[chunked("").as_bytes(), &chunk(b"{\"mod")].concat()] {
         let mut client = gateway.connect().await;
         client.send(begun).await;
@@ -857,11 +859,11 @@ async fn memory_is_given_back_however_a_request_ends() {
         gateway.metric_becomes(HELD, 0.0).await;
     }
 
-    // Broken by the upstream.
+    // The upstream breaks the connection.
     assert_eq!(gateway.post("", br#"{"model":"gpt-break"}"#).await.status, 502);
     gateway.metric_becomes(HELD, 0.0).await;
 
-    // Left while the upstream thinks.
+    // The client leaves while the upstream works.
     upstream.request().await;
     let mut client = gateway.connect().await;
     let body = br#"{"model":"gpt-hang"}"#;
@@ -874,8 +876,8 @@ async fn memory_is_given_back_however_a_request_ends() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_still_going_up_is_held_beyond_its_answer() {
-    // More than the kernel takes for an upstream that does not read.
+async fn a_body_that_is_being_sent_upstream_is_counted_until_the_answer_is_complete() {
+    // More than the kernel buffers for an upstream that does not read.
     const LEN: usize = 32 * 1024 * 1024;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway::with(&format!("http://{}", listener.local_addr().unwrap()), |config| {
@@ -885,13 +887,16 @@ async fn a_body_that_is_still_going_up_is_held_beyond_its_answer() {
     let upstream = async {
         let (mut upstream, _) = listener.accept().await.unwrap();
         upstream.read_exact(&mut [0; 10]).await.unwrap();
-        upstream.write_all(&json("200 OK", RESPONSE)).await.unwrap();
         upstream
     };
-    let ((), upstream) = soon("an answer", async { tokio::join!(client.post(sized(LEN)), upstream) }).await;
+    let ((), mut upstream) = soon("a request", async { tokio::join!(client.post(sized(LEN)), upstream) }).await;
+    assert_eq!(gateway.metric(HELD).await, LEN as f64);
+    upstream.write_all(&json("200 OK", RESPONSE)).await.unwrap();
     let answer = client.answer().await;
     assert_eq!((answer.status, &*answer.body), (200, RESPONSE.as_bytes()));
-    assert_eq!(gateway.metric(HELD).await, LEN as f64);
-    drop(upstream);
+    // An upstream that reads no further keeps no memory: the connection to it ends.
     gateway.metric_becomes(HELD, 0.0).await;
+    let mut unread = vec![0; 65536];
+    let end = async { while upstream.read(&mut unread).await.is_ok_and(|read| read > 0) {} };
+    soon("the end of the connection", end).await;
 }

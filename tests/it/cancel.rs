@@ -1,4 +1,4 @@
-//! A client that leaves stops costing.
+//! A client that leaves causes no further cost.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ const BODY: &str = r#"{"model":"smart","input":"hi","stream":true}"#;
 const EVENT: &[u8] = b"data: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n";
 const COMPLETED: &[u8] = b"data: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\"}}\n\n";
 
-/// What is promised.
+/// The promised time.
 const WITHIN: Duration = Duration::from_millis(100);
 
-/// Each case is timed a few times and the best time counts: the promise is about the gateway, and a loaded machine
-/// only adds to it.
+/// Each case is measured several times, and the best time counts: the promise is about the gateway, and a busy machine
+/// only adds time.
 const TRIES: usize = 5;
 
-/// An upstream that sends `first`, and then nothing until it is cancelled.
+/// An upstream that sends `first`, and then nothing until its call is cancelled.
 async fn patient(first: Vec<u8>) -> (Upstream, tokio::sync::mpsc::UnboundedReceiver<oneshot::Receiver<()>>) {
     let (tell, closings) = tokio::sync::mpsc::unbounded_channel();
     let upstream = Upstream::scripted(move |_| {
@@ -34,7 +34,7 @@ async fn patient(first: Vec<u8>) -> (Upstream, tokio::sync::mpsc::UnboundedRecei
     (upstream, closings)
 }
 
-/// How long the upstream call outlives a client that leaves, at best. `extra` is sent before it leaves.
+/// The best time that the upstream call outlives a client that leaves. `extra` is sent before the client leaves.
 async fn outlives(first: Vec<u8>, waits_for_event: bool, extra: &[u8]) -> Duration {
     let (mut upstream, mut closings) = patient(first).await;
     let gateway = Gateway::before(&upstream.base_url());
@@ -61,13 +61,13 @@ async fn outlives(first: Vec<u8>, waits_for_event: bool, extra: &[u8]) -> Durati
 }
 
 #[tokio::test]
-async fn leaving_inside_a_stream_cancels_the_call() {
+async fn leaving_in_the_middle_of_a_stream_cancels_the_upstream_call() {
     let first = [STREAM, &chunk(EVENT)].concat();
     assert!(outlives(first, true, b"").await < WITHIN);
 }
 
 #[tokio::test]
-async fn leaving_before_the_head_cancels_the_call() {
+async fn leaving_before_the_head_of_the_answer_cancels_the_upstream_call() {
     assert!(outlives(Vec::new(), false, b"").await < WITHIN);
 }
 
@@ -76,12 +76,12 @@ async fn pipelined_bytes_do_not_hide_that_the_client_left() {
     let first = [STREAM, &chunk(EVENT)].concat();
     assert!(outlives(first.clone(), true, b"G").await < WITHIN);
     assert!(outlives(first.clone(), true, &request("", BODY.as_bytes())).await < WITHIN);
-    // More than hyper's first buffer takes: the rest stays in the kernel, and the end of the connection behind it.
+    // More than hyper's first buffer takes: the rest stays in the kernel, with the end of the connection behind it.
     assert!(outlives(first, true, &vec![b'x'; 48 * 1024]).await < WITHIN);
 }
 
 #[tokio::test]
-async fn leaving_after_the_terminal_event_is_success() {
+async fn leaving_after_the_terminal_event_counts_as_completed() {
     let (mut upstream, mut closings) = patient([STREAM, &chunk(COMPLETED)].concat()).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -95,7 +95,7 @@ async fn leaving_after_the_terminal_event_is_success() {
 }
 
 #[tokio::test]
-async fn leaving_inside_the_request_sends_nothing_up() {
+async fn leaving_in_the_middle_of_the_request_sends_nothing_upstream() {
     let mut upstream = Upstream::fixed(Vec::new()).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -107,7 +107,7 @@ async fn leaving_inside_the_request_sends_nothing_up() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_for_those_who_stay() {
+async fn a_stream_of_another_client_continues() {
     let (mut upstream, mut closings) = patient([STREAM, &chunk(EVENT)].concat()).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut stays = gateway.connect().await;

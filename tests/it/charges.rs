@@ -1,10 +1,10 @@
-//! What answers are charged with: each dialect, shape and end, by what the provider told and what passed.
+//! What answers cost: each dialect, shape and ending, compared with what the provider told and what passed.
 //!
 //! `cargo test --test it charges:: -- --nocapture` prints the table.
 
 mod answers;
-mod cheats;
-mod required;
+mod require_usage;
+mod underpayment;
 
 use std::path::Path;
 
@@ -19,22 +19,22 @@ use tidegate::{
 };
 
 pub(crate) use self::answers::encode;
-use self::answers::{Case, Leave, Truth, all};
+use self::answers::{BilledTokens, Case, ClientLeaves, all};
 use crate::support::{
     database::until,
     gateway::{Gateway, KEY, config},
     upstream::Upstream,
 };
 
-/// 1, 0.1 and 4 yuan for a million tokens of each kind.
+/// 1, 0.1 and 4 CNY for a million tokens of input, cached input and output.
 fn price() -> Price {
     let (input, cached, output) = (UNIT, UNIT / 10, 4 * UNIT);
     Price { input, cached, output, reasoning: output, ..Price::free(Currency::Cny) }
 }
 
 /// What the provider bills, in nano-units.
-fn true_cost(truth: Truth) -> u64 {
-    let Truth { input, cached, output } = truth;
+fn true_cost(truth: BilledTokens) -> u64 {
+    let BilledTokens { input, cached, output } = truth;
     ((input - cached) * UNIT + cached * UNIT / 10 + output * 4 * UNIT) / 1_000_000
 }
 
@@ -70,7 +70,7 @@ async fn gateway_before(upstream: &Upstream) -> Gateway {
     Gateway::start(config)
 }
 
-/// Asks as the case says, and leaves.
+/// Sends the request of the case, and leaves when the case says so.
 async fn ask(gateway: &Gateway, case: &Case) {
     let mut client = gateway.connect().await;
     let (path, body) = (case.path, case.request());
@@ -82,10 +82,10 @@ async fn ask(gateway: &Gateway, case: &Case) {
         ))
         .await;
     match case.leave {
-        Leave::Never => {
+        ClientLeaves::Never => {
             client.answer().await;
         }
-        Leave::AfterBytes(wanted) => {
+        ClientLeaves::AfterBytes(wanted) => {
             client.head().await;
             let mut read = 0;
             while read < wanted {
@@ -95,7 +95,7 @@ async fn ask(gateway: &Gateway, case: &Case) {
     }
 }
 
-/// The row that the case leaves.
+/// The ledger row of the case.
 async fn charge(case: &Case) -> Charged {
     let steps = std::sync::Mutex::new(Some(case.steps().await));
     let upstream = Upstream::scripted(move |_| steps.lock().unwrap().take().unwrap_or_default()).await;
@@ -105,9 +105,9 @@ async fn charge(case: &Case) -> Charged {
     rows(gateway.folder.path()).await.remove(0)
 }
 
-/// Bytes of the answer never change: `learning` and `streams` look at those. Here is what it costs.
+/// Other tests compare the bytes of answers (`recorded_ids`, `streams`). This test compares their cost.
 #[tokio::test]
-async fn each_answer_is_charged_with_what_it_was() {
+async fn each_answer_is_charged_as_its_case_says() {
     let mut faults = Vec::new();
     eprintln!(
         "{:<58} {:<9} {:<16} {:>22} {:>12} {:>12} {:>7}",

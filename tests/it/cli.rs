@@ -1,19 +1,19 @@
-//! The binary as its operator meets it.
+//! The command line, run as the real binary.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, StartContext},
+    app::{self, AlertTimes, StartContext},
     config::Listen,
-    domain::{chance::Chance, clock::Clock},
+    domain::{clock::Clock, random::RandomBytes},
     store::journal::SystemDisk,
 };
 
 use crate::support::{
     client::Client,
     gateway::UPSTREAM_KEY,
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     upstream::{RESPONSE, Step, Upstream, json},
 };
 
@@ -38,19 +38,19 @@ targets = [{{ upstream = "up", model = "real" }}]
 }
 
 #[test]
-fn without_any_upstream_the_start_fails_and_says_what_to_set() {
+fn without_an_upstream_the_start_fails_and_names_the_variables_to_set() {
     let folder = TempDir::new().unwrap();
     let output = run(tidegate(folder.path()).arg("serve"));
     assert_eq!(output.status.code(), Some(78));
-    let said = said(&output);
+    let said = output_text(&output);
     for word in ["DMXAPI_API_KEY", "MODELVERSE_API_KEY", "ACEDATA_API_KEY", "tidegate demo"] {
         assert!(said.contains(word), "{word} in:\n{said}");
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was made");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a file was created");
 }
 
 #[test]
-fn every_fault_is_told_at_once_and_nothing_starts() {
+fn all_faults_of_a_configuration_are_reported_at_once_and_nothing_starts() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("bad.toml");
     let text = minimal(
@@ -61,20 +61,20 @@ fn every_fault_is_told_at_once_and_nothing_starts() {
     let mut command = tidegate(folder.path());
     let output = run(command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY));
     assert_eq!(output.status.code(), Some(78));
-    let said = said(&output);
+    let said = output_text(&output);
     for word in ["bad.toml:7:12", "/responses", "NOT_SET", "modells"] {
         assert!(said.contains(word), "{word} in:\n{said}");
     }
     assert!(!said.contains(UPSTREAM_KEY), "{said}");
-    assert!(!folder.path().join("data").exists(), "a data folder was made");
+    assert!(!folder.path().join("data").exists(), "a data folder was created");
 }
 
 #[test]
-fn check_prints_what_would_run_and_no_secret() {
+fn check_prints_the_effective_configuration_without_secrets() {
     let folder = TempDir::new().unwrap();
     let mut command = tidegate(folder.path());
     let output = run(command.arg("check").env("ACEDATA_API_KEY", UPSTREAM_KEY).env("TIDEGATE_KEY", KEY));
-    let said = said(&output);
+    let said = output_text(&output);
     assert!(output.status.success(), "{said}");
     for word in ["https://api.acedata.cloud/openai", "ACEDATA_API_KEY", "gpt-5.2-pro", "DMXAPI_API_KEY"] {
         assert!(said.contains(word), "{word} in:\n{said}");
@@ -88,7 +88,7 @@ fn check_prints_what_would_run_and_no_secret() {
 }
 
 #[test]
-fn check_says_which_models_a_key_with_a_budget_cannot_use() {
+fn check_lists_the_models_that_a_key_with_a_budget_cannot_use() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tidegate.toml");
     let check = |money: &str| {
@@ -150,8 +150,8 @@ secret = {{ env = "D_KEY" }}
             command.env(key, format!("{KEY}-{key}"));
         }
         let output = run(&mut command);
-        assert!(output.status.success(), "{}", said(&output));
-        said(&output)
+        assert!(output.status.success(), "{}", output_text(&output));
+        output_text(&output)
     };
     let told = check("");
     let (_, told) = told.split_once("without a price: ").unwrap_or_else(|| panic!("{told}"));
@@ -167,7 +167,7 @@ secret = {{ env = "D_KEY" }}
 }
 
 #[test]
-fn the_schema_is_json() {
+fn the_printed_schema_is_json() {
     let folder = TempDir::new().unwrap();
     let output = run(tidegate(folder.path()).args(["config", "schema"]));
     let schema: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -175,7 +175,7 @@ fn the_schema_is_json() {
 }
 
 #[tokio::test]
-async fn serve_forwards_answers_health_and_ends_at_once_when_idle() {
+async fn serve_forwards_requests_answers_health_checks_and_stops_at_once_when_idle() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tidegate.toml");
@@ -204,7 +204,7 @@ async fn serve_forwards_answers_health_and_ends_at_once_when_idle() {
     assert_eq!((&line["input_tokens"], &line["status"]), (&3.into(), &200.into()), "{line}");
 
     let healthy = run(with(&["healthcheck"]).env("TIDEGATE_LISTEN", address.to_string()));
-    assert!(healthy.status.success(), "{}", said(&healthy));
+    assert!(healthy.status.success(), "{}", output_text(&healthy));
 
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
@@ -217,7 +217,7 @@ async fn serve_forwards_answers_health_and_ends_at_once_when_idle() {
 }
 
 #[tokio::test]
-async fn each_request_of_the_api_has_one_line_in_the_log() {
+async fn each_api_request_has_one_line_in_the_log() {
     let request_ids = ["req-of-theirs".to_owned(), "x".repeat(129), "two words".to_owned()];
     let mut answers = request_ids.into_iter();
     let upstream = Upstream::scripted(move |_| {
@@ -240,7 +240,7 @@ async fn each_request_of_the_api_has_one_line_in_the_log() {
         let answer = client.answer().await;
         let line = process.line(|line| line.contains("tidegate::request"));
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        // Ours, also where the client got the upstream's beside it.
+        // The log has Tidegate's own id, also where the client got the upstream's id beside it.
         assert_eq!(answer.header("x-tidegate-request-id"), line["id"].as_str(), "{line}");
         assert_eq!((&line["status"], &line["key"]), (&answer.status.into(), &"a".into()), "{line}");
         line
@@ -250,14 +250,14 @@ async fn each_request_of_the_api_has_one_line_in_the_log() {
     {
         assert_eq!(ask(line, "").await["end"], end, "{line}");
     }
-    // An id that is no id would let an upstream write pages into the log.
+    // A malformed id is not logged: an upstream could write pages into the log with it.
     for kept in [Some("req-of-theirs"), None, None] {
         let line = ask("POST /v1/responses", r#"{"model":"smart"}"#).await;
         assert_eq!(line["upstream_request_id"].as_str(), kept, "{line}");
     }
 }
 
-/// `tidegate serve` with no client key configured.
+/// `tidegate serve` without any configured client key.
 fn serve_without_keys(folder: &TempDir, upstream: &Upstream) -> Command {
     let file = folder.path().join("tidegate.toml");
     fs::write(&file, minimal(&upstream.base_url(), "")).unwrap();
@@ -267,12 +267,12 @@ fn serve_without_keys(folder: &TempDir, upstream: &Upstream) -> Command {
 }
 
 #[tokio::test]
-async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
+async fn the_first_start_creates_a_key_and_the_next_start_knows_it() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let serve = || serve_without_keys(&folder, &upstream);
     let mut process = Process::start(&mut serve());
-    let path = process.logged("no client key is configured: made one")["file"].as_str().unwrap().to_owned();
+    let path = process.logged("no client key is configured: Tidegate created one")["file"].as_str().unwrap().to_owned();
     process.ready();
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
@@ -281,7 +281,7 @@ async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let key = fs::read_to_string(&path).unwrap().trim().to_owned();
     assert!(!process.everything().contains(&key), "the key is in the log");
-    // It may be moved away: only its hash is needed.
+    // The file may be moved away: the gateway needs only the hash of the key.
     fs::remove_file(&path).unwrap();
 
     let mut process = Process::start(&mut serve());
@@ -291,11 +291,11 @@ async fn the_first_start_makes_a_key_and_the_next_one_knows_it() {
         client.send(format!("GET /v1/models HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n\r\n")).await;
         assert_eq!(client.answer().await.status, status);
     }
-    assert!(!path.exists(), "a second key was made");
+    assert!(!path.exists(), "a second key was created");
 }
 
 #[tokio::test]
-async fn a_taken_port_or_data_folder_is_told_by_name() {
+async fn a_port_or_data_folder_in_use_is_reported_by_name() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let serve = || serve_without_keys(&folder, &upstream);
@@ -303,18 +303,18 @@ async fn a_taken_port_or_data_folder_is_told_by_name() {
     let address = taken.local_addr().unwrap().to_string();
     let output = run(serve().env("TIDEGATE_LISTEN", &address));
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains(&address), "{}", said(&output));
+    assert!(output_text(&output).contains(&address), "{}", output_text(&output));
 
-    // Another gateway's port is shared between its own threads, and still taken for everybody else.
+    // A gateway shares its port between its own threads. For other processes the port is in use.
     let mut first = Process::start(&mut serve());
     let address = first.ready().to_string();
     let output = run(serve().env("TIDEGATE_LISTEN", &address).env("TIDEGATE_DATA_DIR", "other"));
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains(&address), "{}", said(&output));
+    assert!(output_text(&output).contains(&address), "{}", output_text(&output));
 
     let output = run(&mut serve());
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("in use by another process"), "{}", said(&output));
+    assert!(output_text(&output).contains("in use by another process"), "{}", output_text(&output));
 }
 
 #[tokio::test]
@@ -358,7 +358,7 @@ async fn the_simulator_runs_alone_and_ends_on_sigterm() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_log_that_nobody_takes_ends_nothing() {
+async fn a_log_without_a_reader_does_not_end_the_process() {
     use std::io::{BufRead, BufReader};
 
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -391,13 +391,19 @@ async fn a_log_that_nobody_takes_ends_nothing() {
     child.wait().unwrap();
 }
 
-/// The real one, with somebody at a terminal.
-fn world() -> StartContext {
-    StartContext { clock: Clock::system(), chance: Chance::system(), disk: &SystemDisk, terminal: true }
+/// The real start context, with a terminal.
+fn start_context() -> StartContext {
+    StartContext {
+        clock: Clock::system(),
+        random_bytes: RandomBytes::system(),
+        disk: &SystemDisk,
+        terminal: true,
+        alert_times: AlertTimes::default(),
+    }
 }
 
 #[test]
-fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
+fn a_failed_start_leaves_no_first_key_that_no_operator_saw() {
     let folder = TempDir::new().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = |listen| {
@@ -407,21 +413,21 @@ fn a_start_that_failed_leaves_no_key_behind_that_nobody_saw() {
         config.server.listen = Listen::Address(listen);
         config
     };
-    app::start(config(taken.local_addr().unwrap()), None, world()).unwrap_err();
-    let running = app::start(config("127.0.0.1:0".parse().unwrap()), None, world()).unwrap();
-    assert!(running.first_key.is_some(), "the key of the first try is in force, and nobody knows it");
+    app::start(config(taken.local_addr().unwrap()), None, start_context()).unwrap_err();
+    let running = app::start(config("127.0.0.1:0".parse().unwrap()), None, start_context()).unwrap();
+    assert!(running.first_key.is_some(), "the first start left a key that no operator saw");
     running.handle().stop();
     running.join();
 }
 
 #[test]
-fn no_first_key_is_made_where_nobody_can_tell_whether_there_are_keys() {
+fn no_first_key_is_created_when_the_store_cannot_be_read() {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("ledger.db")).unwrap();
     let mut config = crate::support::gateway::config("http://127.0.0.1:1/v1");
     config.keys.clear();
     config.server.data_dir = folder.path().to_owned();
-    let running = app::start(config, None, world()).unwrap();
+    let running = app::start(config, None, start_context()).unwrap();
     assert!(running.first_key.is_none() && !folder.path().join("first-key").exists());
     running.handle().stop();
     running.join();
@@ -429,7 +435,7 @@ fn no_first_key_is_made_where_nobody_can_tell_whether_there_are_keys() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn silent_clients_leave_files_for_those_who_are_served() {
+async fn silent_clients_leave_file_descriptors_for_active_clients() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tidegate.toml");

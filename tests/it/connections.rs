@@ -1,5 +1,5 @@
-//! Connections to upstreams that end at the wrong moment: idle ones that the upstream closed, and answers that come before the
-//! request was read.
+//! Connections to upstreams that end at the wrong moment: idle ones that the upstream closed, and answers that arrive
+//! before the upstream has read the request.
 
 use std::{
     collections::HashSet,
@@ -26,7 +26,7 @@ use crate::support::{
     database::until,
     gateway::{Gateway, KEY, config},
     settings::smallest,
-    tls::Made,
+    tls::TestCertificate,
     upstream::{RESPONSE, Step, Upstream, json},
 };
 
@@ -34,7 +34,7 @@ const ROUNDS: usize = 200;
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
-/// One upstream, which is asked once and bills 1 CNY a call.
+/// One upstream without retries that bills 1 CNY a call.
 fn priced(base_url: &str) -> Config {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("tidegate.toml");
@@ -50,7 +50,7 @@ fn priced(base_url: &str) -> Config {
     config::load(&Source::File(file), &env).unwrap_or_else(|report| panic!("{report}")).config
 }
 
-/// How many rows are in the ledger, of how many all is known, and what they cost in all.
+/// The number of ledger rows, of rows with exact usage, and the total cost.
 async fn rows(gateway: &Gateway) -> (u64, u64, u64) {
     let place = DatabaseLocation::Sqlite(gateway.folder.path().join(FILE));
     let Ok(mut database) = Database::open_to_read(&place).await else { return (0, 0, 0) };
@@ -60,32 +60,32 @@ async fn rows(gateway: &Gateway) -> (u64, u64, u64) {
     (count(|total| total.requests), count(|total| total.exact), spent.iter().sum())
 }
 
-/// What an upstream does with a connection that it answered on.
+/// What an upstream does with a connection after an answer.
 #[derive(Clone, Copy, Debug)]
-enum Does {
-    /// Closes it when the next request is here.
+enum AfterAnswer {
+    /// Closes the connection when the next request arrives.
     Closes,
-    /// Resets it then.
+    /// Resets the connection when the next request arrives.
     Resets,
-    /// Closes it at once: the next request may be on its way, or not.
+    /// Closes the connection at once: the next request may be on its way, or not.
     ClosesAtOnce,
-    /// Resets it at once.
+    /// Resets the connection at once.
     ResetsAtOnce,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_on_an_idle_connection_that_the_upstream_closed_is_sent_once_more_and_charged_once() {
-    for does in [Does::Closes, Does::Resets, Does::ClosesAtOnce, Does::ResetsAtOnce] {
+async fn a_request_on_an_idle_connection_that_the_upstream_closed_is_sent_again_once_and_charged_once() {
+    for does in [AfterAnswer::Closes, AfterAnswer::Resets, AfterAnswer::ClosesAtOnce, AfterAnswer::ResetsAtOnce] {
         let mut answered = HashSet::new();
         let upstream = Upstream::scripted(move |request| {
             let first = answered.insert(request.connection);
             let answer = Step::Send(json("200 OK", RESPONSE));
             match does {
-                Does::ClosesAtOnce => vec![answer, Step::Close],
-                Does::ResetsAtOnce => vec![answer, Step::Reset],
+                AfterAnswer::ClosesAtOnce => vec![answer, Step::Close],
+                AfterAnswer::ResetsAtOnce => vec![answer, Step::Reset],
                 _ if first => vec![answer],
-                Does::Closes => vec![Step::Close],
-                Does::Resets => vec![Step::Reset],
+                AfterAnswer::Closes => vec![Step::Close],
+                AfterAnswer::Resets => vec![Step::Reset],
             }
         })
         .await;
@@ -103,13 +103,13 @@ async fn a_request_on_an_idle_connection_that_the_upstream_closed_is_sent_once_m
 }
 
 #[tokio::test]
-async fn a_request_that_may_have_been_worked_on_is_not_sent_again() {
+async fn a_request_that_the_upstream_may_have_processed_is_not_sent_again() {
     type Steps = fn() -> Vec<Step>;
     let cases: [(&str, Steps, usize); 4] = [
-        // On a connection that answered before, a part of an answer came.
+        // A part of an answer arrived on a connection that had answered before.
         ("half a head", || vec![Step::Send(b"HTTP/1.1 2".to_vec()), Step::Close], 1),
         ("half a head, reset", || vec![Step::Send(b"HTTP/1.1 200 OK\r\n".to_vec()), Step::Reset], 1),
-        // Nothing came, and nothing on the fresh connection either: that is the end.
+        // Nothing arrived, and nothing on the fresh connection either: Tidegate gives up.
         ("closes each", || vec![Step::Close], 2),
         ("resets each", || vec![Step::Reset], 2),
     ];
@@ -126,7 +126,7 @@ async fn a_request_that_may_have_been_worked_on_is_not_sent_again() {
         client.create(BODY).await.assert_problem(502, "upstream_disconnected");
         assert_eq!(upstream.untaken(), 1 + requests, "{what}");
     }
-    // A fresh connection that closes without an answer: the upstream may work on what it received.
+    // A fresh connection that closes without an answer: the upstream may process the request that it received.
     for step in [Step::Close, Step::Reset] {
         let mut step = Some(step);
         let mut upstream = Upstream::scripted(move |_| step.take().into_iter().collect()).await;
@@ -136,9 +136,9 @@ async fn a_request_that_may_have_been_worked_on_is_not_sent_again() {
     }
 }
 
-/// Where the fresh connection cannot be made, no model worked.
+/// If the fresh connection cannot be made, no model has worked.
 #[tokio::test]
-async fn what_was_lost_on_an_idle_connection_is_free_where_nobody_listens_any_more() {
+async fn a_request_that_is_lost_on_an_idle_connection_is_free_when_the_upstream_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("http://{}/up", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -161,8 +161,9 @@ async fn read(stream: &mut TcpStream) -> usize {
     stream.read(&mut some).await.unwrap_or(0)
 }
 
-/// Answers when the head of a request is here, reads nothing more, and closes: what is on its way then meets a reset.
-async fn early(answer: Vec<u8>, tls: Option<TlsAcceptor>) -> (String, Arc<AtomicUsize>) {
+/// An upstream that answers as soon as the head of a request arrives, reads nothing more, and closes. The rest of the
+/// request then meets a reset.
+async fn answering_early(answer: Vec<u8>, tls: Option<TlsAcceptor>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let base_url = match tls {
@@ -174,7 +175,8 @@ async fn early(answer: Vec<u8>, tls: Option<TlsAcceptor>) -> (String, Arc<Atomic
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             requests.fetch_add(1, Ordering::Relaxed);
-            // Else the system holds the answer back until the tickets of the handshake are acknowledged, and the reset drops it.
+            // Otherwise the system holds the answer back until the tickets of the handshake are acknowledged, and the
+            // reset drops it.
             stream.set_nodelay(true).unwrap();
             let (answer, tls) = (answer.clone(), tls.clone());
             tokio::spawn(async move {
@@ -192,21 +194,21 @@ async fn answer_early(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &
     let mut head = [0; 1024];
     let _ = stream.read(&mut head).await;
     let _ = stream.write_all(answer).await;
-    // TLS keeps what was written until it is flushed.
+    // The TLS stream buffers what was written until a flush.
     let _ = stream.flush().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_comes_before_the_body_was_read_wins_over_the_reset_behind_it() {
-    wins_over_the_reset(None).await;
+async fn an_answer_before_the_end_of_the_body_reaches_the_client_despite_a_reset() {
+    assert_answer_despite_reset(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_over_tls_that_comes_before_the_body_was_read_wins_over_the_reset_behind_it() {
-    wins_over_the_reset(Some(Made::new())).await;
+async fn an_answer_over_tls_before_the_end_of_the_body_reaches_the_client_despite_a_reset() {
+    assert_answer_despite_reset(Some(TestCertificate::new())).await;
 }
 
-async fn wins_over_the_reset(tls: Option<Made>) {
+async fn assert_answer_despite_reset(tls: Option<TestCertificate>) {
     let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(900_000));
     let error = r#"{"error":{"message":"too large","type":"invalid_request_error","param":null,"code":"too_large"}}"#;
     type Expected = fn(&Answer);
@@ -219,7 +221,7 @@ async fn wins_over_the_reset(tls: Option<Made>) {
             );
         }),
         ("413 Payload Too Large", "connection: close\r\n", |answer| assert_eq!(answer.status, 413, "{answer:?}")),
-        // About our credential, and said so: it is no broken connection.
+        // A 401 is about Tidegate's credential and becomes `upstream_auth`, not a broken connection.
         ("401 Unauthorized", "", |answer| answer.assert_problem(502, "upstream_auth")),
     ];
     for (status, header, expected) in cases {
@@ -227,7 +229,8 @@ async fn wins_over_the_reset(tls: Option<Made>) {
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{header}content-length: {}\r\n\r\n{error}",
             error.len()
         );
-        let (base_url, requests) = early(head.into_bytes(), tls.as_ref().map(Made::acceptor)).await;
+        let (base_url, requests) =
+            answering_early(head.into_bytes(), tls.as_ref().map(TestCertificate::acceptor)).await;
         let mut config = config(&base_url);
         config.retries.max_attempts = 1;
         config.upstreams[0].ca_pem = tls.as_ref().map(|made| made.cert_pem.as_bytes().into());
@@ -236,6 +239,6 @@ async fn wins_over_the_reset(tls: Option<Made>) {
             let answer = gateway.connect().await.create(&body).await;
             expected(&answer);
         }
-        assert_eq!(requests.load(Ordering::Relaxed), ROUNDS, "{status}: each was sent once");
+        assert_eq!(requests.load(Ordering::Relaxed), ROUNDS, "{status}: each request was sent once");
     }
 }

@@ -1,4 +1,4 @@
-//! Every deadline of a connection, with real sockets.
+//! Every deadline of a client connection, with real sockets.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
-/// What the deadline under test is set to; the others stay at their defaults of many seconds, so that no other one can
-/// be what fires.
+/// The value of the deadline under test. The other deadlines keep their defaults of many seconds, so that none of them
+/// can fire first.
 const SHORT: Duration = Duration::from_millis(300);
 
 async fn with(change: impl FnOnce(&mut Config)) -> (Upstream, Gateway) {
@@ -25,21 +25,21 @@ async fn with(change: impl FnOnce(&mut Config)) -> (Upstream, Gateway) {
     (upstream, gateway)
 }
 
-async fn cut(gateway: &Gateway, deadline: &str) {
+async fn assert_deadline_counted(gateway: &Gateway, deadline: &str) {
     gateway.metric_becomes(&format!("tidegate_connections_cut_total{{deadline=\"{deadline}\"}}"), 1.0).await;
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_is_closed() {
+async fn a_connection_that_sends_nothing_is_closed() {
     let (_upstream, gateway) = with(|config| config.timeouts.first_byte = SHORT).await;
     let began = Instant::now();
-    assert!(gateway.connect().await.closed().await, "nothing is answered to nothing");
+    assert!(gateway.connect().await.closed().await, "the connection closes without an answer");
     assert!(began.elapsed() >= SHORT);
-    cut(&gateway, "first_byte").await;
+    assert_deadline_counted(&gateway, "first_byte").await;
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_end_is_answered_and_closed() {
+async fn an_incomplete_request_head_is_answered_and_closed() {
     for beginning in ["P", "POST /v1/responses HTTP/1.1\r\nhost: t\r\nx-a: ", "PRI * HT"] {
         let (_upstream, gateway) = with(|config| config.timeouts.head = SHORT).await;
         let mut client = gateway.connect().await;
@@ -48,17 +48,17 @@ async fn a_head_that_does_not_end_is_answered_and_closed() {
         assert_eq!((answer.status, answer.whole), (408, true), "{beginning:?}");
         assert_eq!(answer.json()["error"]["code"], "request_timeout");
         assert!(client.closed().await);
-        cut(&gateway, "head").await;
+        assert_deadline_counted(&gateway, "head").await;
     }
 }
 
 #[tokio::test]
-async fn a_head_that_drips_is_cut_all_the_same() {
+async fn a_request_head_that_arrives_byte_by_byte_is_cut_at_the_deadline() {
     let (_upstream, gateway) = with(|config| config.timeouts.head = SHORT).await;
     let mut client = gateway.connect().await;
     let drip = tokio::spawn(async move {
         client.send("GET /v1/models HTTP/1.1\r\nx-a: ").await;
-        // Many single bytes, each well within the deadline: only their sum is over it.
+        // Many single bytes, each well within the deadline: only their sum exceeds it.
         for _ in 0..1000 {
             tokio::select! {
                 answer = client.head() => return answer.status,
@@ -69,7 +69,7 @@ async fn a_head_that_drips_is_cut_all_the_same() {
         0
     });
     assert_eq!(drip.await.unwrap(), 408);
-    cut(&gateway, "head").await;
+    assert_deadline_counted(&gateway, "head").await;
 }
 
 #[tokio::test]
@@ -78,18 +78,18 @@ async fn an_idle_connection_is_closed_and_a_second_head_has_its_own_deadline() {
     let mut client = gateway.connect().await;
     assert_eq!(client.create(BODY).await.status, 200);
     assert!(client.closed().await);
-    cut(&gateway, "keep_alive_idle").await;
+    assert_deadline_counted(&gateway, "keep_alive_idle").await;
 
     let (_upstream, gateway) = with(|config| config.timeouts.head = SHORT).await;
     let mut client = gateway.connect().await;
     assert_eq!(client.create(BODY).await.status, 200);
     client.send("GET /").await;
     assert_eq!(client.answer().await.status, 408);
-    cut(&gateway, "head").await;
+    assert_deadline_counted(&gateway, "head").await;
 }
 
 #[tokio::test]
-async fn idling_may_be_longer_than_a_head() {
+async fn the_idle_deadline_may_be_longer_than_the_head_deadline() {
     let (_upstream, gateway) = with(|config| {
         config.timeouts.head = SHORT;
         config.timeouts.first_byte = SHORT;
@@ -97,13 +97,13 @@ async fn idling_may_be_longer_than_a_head() {
     .await;
     let mut client = gateway.connect().await;
     assert_eq!(client.create(BODY).await.status, 200);
-    // Waiting is what is tested here.
+    // The test has to wait: it is about a pause.
     tokio::time::sleep(SHORT * 2).await;
     assert_eq!(client.create(BODY).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_stream_may_be_longer_than_every_deadline_of_the_connection() {
+async fn a_stream_may_last_longer_than_every_deadline_of_the_connection() {
     let (go, gate) = tokio::sync::oneshot::channel();
     let mut gate = Some(gate);
     let upstream = Upstream::scripted(move |_| {
@@ -151,7 +151,7 @@ async fn a_body_that_stops_is_answered_and_nothing_goes_up() {
 }
 
 #[tokio::test]
-async fn a_body_that_drips_is_answered() {
+async fn a_body_that_arrives_too_slowly_is_answered() {
     let (mut upstream, gateway) = with(|config| {
         config.timeouts.body_idle = SHORT;
         config.timeouts.body_min_rate = 1024;
@@ -170,14 +170,14 @@ async fn a_body_that_drips_is_answered() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut_and_its_call_cancelled() {
+async fn a_client_that_does_not_read_is_cut_and_its_call_is_cancelled() {
     let (told, closed) = tokio::sync::oneshot::channel();
     let mut told = Some(told);
     let upstream = Upstream::scripted(move |_| {
-        // More than every buffer on the way takes.
+        // More than all buffers on the way hold.
         let mut steps = vec![Step::Send(STREAM.to_vec())];
         steps.extend((0..512).map(|_| Step::Send(chunk(&[b'x'; 64 * 1024]))));
-        // Where the gateway cuts the call, sending fails and the sender of this is dropped.
+        // When the gateway cuts the call, sending fails and this sender is dropped.
         steps.push(Step::UntilClosed(told.take().unwrap()));
         steps
     })
@@ -187,10 +187,10 @@ async fn a_client_that_does_not_read_is_cut_and_its_call_cancelled() {
     let gateway = Gateway::start(config);
     let mut client = gateway.connect().await;
     client.post(BODY).await;
-    assert!(crate::support::soon("the call to be cut", closed).await.is_err(), "everything was taken");
-    cut(&gateway, "write_stall").await;
+    assert!(crate::support::soon("the call to be cut", closed).await.is_err(), "the gateway read everything");
+    assert_deadline_counted(&gateway, "write_stall").await;
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"client_stalled\"}", 1.0).await;
-    // The others are served on.
+    // Other clients are served.
     assert_eq!(gateway.connect().await.get("/v1/models").await.status, 200);
 }
 
@@ -207,7 +207,7 @@ async fn a_client_that_reads_slowly_but_steadily_is_served_to_the_end() {
     let mut client = gateway.connect().await;
     client.post(BODY).await;
     let mut answer = client.head().await;
-    // A piece takes a small part of the deadline, and a third of the kernel's buffer more than all of it.
+    // One piece takes a small part of the deadline. A third of the kernel's buffer takes longer than the deadline.
     let began = Instant::now();
     let mut len = 0;
     while let Some(data) = crate::support::soon("a piece", client.chunk()).await {
@@ -223,14 +223,14 @@ async fn a_client_that_reads_slowly_but_steadily_is_served_to_the_end() {
 }
 
 #[tokio::test]
-async fn every_slot_serves_whichever_listener_the_kernel_chose() {
+async fn every_connection_slot_is_used_whichever_listener_the_kernel_chooses() {
     let (_upstream, gateway) = with(|config| {
         config.server.workers = 4;
         config.server.max_connections = 4;
     })
     .await;
     for _ in 0..10 {
-        // Four at once: mostly two or more of them meet at one listener.
+        // Four at once: mostly, two or more of them reach the same listener.
         let mut clients = Vec::new();
         for _ in 0..4 {
             let mut client = gateway.connect().await;

@@ -1,4 +1,4 @@
-//! The documents against the program: a page lists exactly what the program has, and what a page tells a reader to do works.
+//! The documents against the program: a page lists exactly what the program has, and the steps of a page work.
 
 mod commands;
 mod configurations;
@@ -15,7 +15,7 @@ use std::{
 
 /// One document.
 pub(crate) struct Page {
-    /// From the folder of the repository.
+    /// The path from the root of the repository.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) text: String,
@@ -24,27 +24,27 @@ pub(crate) struct Page {
 /// A fenced block of code.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// What is behind the fence: `toml`, `sh`, `console`, …
+    /// The word behind the fence: `toml`, `sh`, `console`, …
     pub(crate) language: String,
     pub(crate) text: String,
-    /// The line of its fence, counted from 1.
+    /// The line of the fence, counted from 1.
     pub(crate) line: usize,
 }
 
-/// A heading and what is below it, up to the next heading of any level.
+/// A heading and its text, up to the next heading of any level.
 pub(crate) struct Section<'a> {
     pub(crate) heading: &'a str,
     pub(crate) lines: Vec<&'a str>,
 }
 
-/// A table: its heads, and its rows by cells.
+/// A table: its column heads, and its rows as cells.
 pub(crate) type Table = (Vec<String>, Vec<Vec<String>>);
 
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every page for readers: the root's, and all below docs/.
+/// Every page for readers: those in the root folder, and all below docs/.
 pub(crate) fn pages() -> Vec<Page> {
     fn walk(folder: &Path, deep: bool, into: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -77,7 +77,7 @@ pub(crate) fn page(name: &str) -> Page {
 }
 
 impl Page {
-    /// Its lines, each with its number from 1 and whether it is inside a block of code or its fence.
+    /// The lines, each with its number from 1 and whether the line belongs to a block of code.
     fn lines(&self) -> impl Iterator<Item = (usize, &str, bool)> {
         let mut inside = false;
         self.text.lines().enumerate().map(move |(at, line)| {
@@ -159,12 +159,12 @@ fn cells(row: &str) -> Vec<String> {
     cells
 }
 
-/// Everything in backticks.
+/// The texts in backticks.
 pub(crate) fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// What differs between what the program has and what a page says, for whoever has to mend it.
+/// The differences between the program and a page, as lines for the person who corrects the page.
 pub(crate) fn differences(
     page: &str,
     program: &BTreeMap<String, String>,
@@ -186,7 +186,7 @@ pub(crate) fn differences(
 }
 
 #[test]
-fn pages_are_read_as_a_reader_sees_them() {
+fn pages_are_parsed_as_a_reader_sees_them() {
     let text = "# One\n\n| a | `b|c` |\n| --- | --- |\n| 1 | `2` |\n\n```sh\n# no heading\nx\n```\n## Two\n| d |\n|---|\n| e |\n";
     let page = Page { name: "page".into(), path: "page".into(), text: text.into() };
     let block = Block { language: "sh".into(), text: "# no heading\nx\n".into(), line: 7 };
@@ -207,9 +207,9 @@ fn pages_are_read_as_a_reader_sees_them() {
     );
 }
 
-/// Commands in an indented block would be in no test.
+/// No test runs commands in an indented block.
 #[test]
-fn code_is_in_fenced_blocks_with_a_language() {
+fn every_code_block_is_fenced_and_has_a_language() {
     let mut faults = Vec::new();
     for page in pages() {
         let mut before = "";

@@ -1,4 +1,4 @@
-//! Errors: ours in OpenAI's shape, a provider's as they came, and nothing of our credential in either.
+//! Errors: Tidegate's own in OpenAI's shape, a provider's unchanged, and no part of a credential in either.
 
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -13,24 +13,24 @@ use tidegate::config::{ErrorRule, FaultOwner};
 
 const BODY: &str = r#"{"model":"smart"}"#;
 
-/// A head without credentials.
+/// A request head without credentials.
 fn post(headers: &str, body: &str) -> String {
     let length = body.len();
     format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\n{headers}content-length: {length}\r\n\r\n{body}")
 }
 
-/// An error of a provider, as it words them.
+/// An error in the words of a provider.
 fn error(message: &str, code: Value) -> String {
     json!({ "error": { "message": message, "type": "some_error", "param": null, "code": code } }).to_string()
 }
 
-/// What would follow a fault of the upstream: the connection of the client goes on, and so does the gateway.
-async fn lives(gateway: &Gateway) {
+/// After a fault of an upstream, the client's connection still works, and so does the gateway.
+async fn still_serves(gateway: &Gateway) {
     assert_eq!(gateway.connect().await.get("/healthz").await.status, 200);
 }
 
 #[tokio::test]
-async fn strangers_are_refused_and_nothing_is_repeated() {
+async fn clients_without_a_valid_key_get_401_that_repeats_nothing() {
     let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let short = &KEY[..KEY.len() - 1];
@@ -67,7 +67,7 @@ async fn strangers_are_refused_and_nothing_is_repeated() {
             answer.assert_final(401, "invalid_api_key", true);
             assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
-            // LiteLLM tells a wrong key by these words, which are OpenAI's.
+            // LiteLLM recognizes a wrong key by these words, which are OpenAI's.
             let has_key = headers.to_ascii_lowercase().starts_with("authorization: bearer ")
                 && headers.trim_end().len() > "authorization: bearer".len();
             let words = if has_key { "Incorrect API key provided" } else { "You didn't provide an API key" };
@@ -88,10 +88,10 @@ async fn strangers_are_refused_and_nothing_is_repeated() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_refused_before_the_body() {
+async fn a_client_without_a_valid_key_is_refused_before_the_body() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
-    // Waiting for 100, none comes; and none of a large body has to be there.
+    // A client that waits for 100 gets none, and a large body need not arrive.
     for headers in [
         "content-length: 500000\r\nexpect: 100-continue\r\n",
         "content-length: 500000\r\n",
@@ -107,11 +107,11 @@ async fn a_stranger_is_refused_before_the_body() {
 }
 
 #[tokio::test]
-async fn a_refusal_before_the_body_says_whether_the_connection_goes_on() {
+async fn an_error_before_the_body_says_whether_the_connection_stays_open() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let auth = format!("authorization: Bearer {KEY}\r\n");
-    // Many clients send the head and the body apart: the answer may be out before the body is here.
+    // Many clients send the head and the body separately: the answer may leave before the body arrives.
     for (line, headers, code) in [
         ("POST /v1/responses", "authorization: Bearer wrong\r\n", "invalid_api_key"),
         ("POST /v1/files", &auth, "unknown_url"),
@@ -124,7 +124,7 @@ async fn a_refusal_before_the_body_says_whether_the_connection_goes_on() {
         assert_eq!(refused.header("connection"), Some("close"), "{line}: {refused:?}");
         client.send(BODY).await;
         assert!(client.closed().await);
-        // Without a body there is nothing in the way.
+        // Without a body, the connection stays open.
         let mut client = gateway.connect().await;
         let refused = client.ask(line, &format!("{headers}content-length: 0\r\n")).await;
         assert_eq!(refused.header("connection"), None, "{line}: {refused:?}");
@@ -133,7 +133,7 @@ async fn a_refusal_before_the_body_says_whether_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn unknown_urls_are_404_and_never_a_redirect() {
+async fn an_unknown_url_is_404_and_never_a_redirect() {
     let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -171,13 +171,13 @@ async fn unknown_urls_are_404_and_never_a_redirect() {
             assert!(!answer.text().contains("secret-path-Q7"), "{answer:?}");
         }
     }
-    // Also for strangers, and with a query.
+    // The same without a valid key, and with a query.
     client.ask("GET /nothing?x=1", "").await.assert_final(404, "unknown_url", true);
     upstream.assert_untouched(&gateway, "an unknown URL").await;
 }
 
 #[tokio::test]
-async fn other_methods_are_405_with_allow() {
+async fn another_method_is_405_with_allow() {
     let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -201,7 +201,7 @@ async fn other_methods_are_405_with_allow() {
 }
 
 #[tokio::test]
-async fn head_without_a_key_answers_at_once() {
+async fn a_head_request_without_a_key_is_answered_at_once() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -214,7 +214,7 @@ async fn head_without_a_key_answers_at_once() {
         assert_eq!(answer.header("content-type"), Some("application/json"), "{path}: {answer:?}");
         assert!(answer.header("x-tidegate-request-id").is_some(), "{path}: {answer:?}");
     }
-    // There was no body: the next answer begins where the last head ended.
+    // No body was sent: the next answer begins where the last head ended.
     assert_eq!(client.get("/v1/models").await.status, 200);
 }
 
@@ -238,7 +238,7 @@ async fn a_websocket_upgrade_is_426() {
         assert!(answer.whole);
         assert!(client.closed().await);
     }
-    // Only there.
+    // Only on that path.
     let mut client = gateway.connect().await;
     let upgrade = format!("{auth}connection: upgrade\r\nupgrade: websocket\r\n");
     assert_eq!(client.ask("GET /v1/models", &upgrade).await.status, 200);
@@ -247,7 +247,7 @@ async fn a_websocket_upgrade_is_426() {
     upstream.assert_untouched(&gateway, "a WebSocket upgrade").await;
 }
 
-/// An answer without what differs from one request to the next.
+/// An answer without the parts that differ between requests.
 fn stripped(answer: &Answer, model: &str) -> (u16, Vec<(String, String)>, String) {
     let varies = ["date", "x-request-id", "x-tidegate-request-id"];
     let headers = answer.headers.iter().filter(|(name, _)| !varies.contains(&&**name)).cloned().collect();
@@ -257,7 +257,7 @@ fn stripped(answer: &Answer, model: &str) -> (u16, Vec<(String, String)>, String
 }
 
 #[tokio::test]
-async fn a_forbidden_model_looks_like_one_that_does_not_exist() {
+async fn a_forbidden_model_gets_the_answer_for_an_unknown_model() {
     let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let mut config = config(&upstream.base_url());
     let mut by_model = key("by-model", "sk-by-model");
@@ -266,7 +266,7 @@ async fn a_forbidden_model_looks_like_one_that_does_not_exist() {
     by_upstream.upstreams = Some(Vec::new());
     config.keys.extend([by_model, by_upstream]);
     let gateway = Gateway::start(config);
-    // Names of one length, as `content-length` tells it.
+    // The names have the same length, because `content-length` shows it.
     for (key, forbidden, unknown) in [
         ("sk-by-model", "smart", "trams"),
         ("sk-by-model", "up/gpt-5", "no/gpt-5"),
@@ -292,7 +292,7 @@ async fn a_forbidden_model_looks_like_one_that_does_not_exist() {
 }
 
 #[tokio::test]
-async fn errors_of_a_provider_come_down_as_they_are() {
+async fn errors_of_a_provider_reach_the_client_unchanged() {
     let mut upstream = Upstream::scripted(|request| {
         let head = String::from_utf8_lossy(&request.body).into_owned();
         let number = head.split('"').nth(7).unwrap().parse::<usize>().unwrap();
@@ -308,7 +308,11 @@ async fn errors_of_a_provider_come_down_as_they_are() {
         assert_eq!(String::from_utf8_lossy(&answer.body), String::from_utf8_lossy(&body));
         let media = if status == 503 && body.starts_with(b"<") { "text/html" } else { "application/json" };
         assert_eq!(answer.header("content-type"), Some(media));
-        assert_eq!(answer.header("x-should-retry"), None, "ours is for errors of ours: {answer:?}");
+        assert_eq!(
+            answer.header("x-should-retry"),
+            None,
+            "Tidegate sets this header only on its own errors: {answer:?}"
+        );
         if body.starts_with(b"{\"error\":{\"code\":\"rate_limit") {
             limited += 1;
             for (name, value) in LIMITS {
@@ -331,7 +335,7 @@ const LIMITS: &[(&str, &str)] = &[
     ("x-ratelimit-reset-tokens", "6m0s"),
 ];
 
-/// Status, body and whole answer of errors that are not about us.
+/// Status, body and whole answer of errors that are not about the credential.
 fn errors() -> Vec<(u16, Vec<u8>, Vec<u8>)> {
     let shaped =
         |status: u16, body: &str| (status, body.as_bytes().to_vec(), json_answer(&format!("{status} X"), body));
@@ -342,7 +346,7 @@ fn errors() -> Vec<(u16, Vec<u8>, Vec<u8>)> {
     let html = answer("503 Service Unavailable", "text/html", &page);
     vec![
         shaped(400, &error("bad", json!("unknown_parameter"))),
-        // A text of the caller's, repeated.
+        // A text of the client's, repeated.
         shaped(400, &error("'Incorrect API key provided' is not one of ['auto']", json!("invalid_value"))),
         shaped(404, &error("no such response", Value::Null)),
         shaped(409, "{ \"error\" : {\"message\":\"conflict\" , \"code\":1e400}}\n"),
@@ -359,7 +363,7 @@ fn errors() -> Vec<(u16, Vec<u8>, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn an_empty_answer_is_an_answer() {
+async fn an_empty_answer_reaches_the_client() {
     for (status, media, end) in [
         ("500 X", "application/json", "upstream_error"),
         ("200 OK", "application/json", "response_failed"),
@@ -378,7 +382,7 @@ fn rule(status: u16, code: Option<String>, fault: FaultOwner) -> ErrorRule {
 }
 
 #[tokio::test]
-async fn what_is_about_our_credential_is_ours() {
+async fn an_error_about_the_credential_becomes_upstream_auth() {
     let masked = format!("{}***{}", &UPSTREAM_KEY[..8], &UPSTREAM_KEY[UPSTREAM_KEY.len() - 4..]);
     let message = format!("Incorrect API key provided: {masked} {UPSTREAM_KEY}. Canary Q7.");
     let body = |code: Value| error(&message, code);
@@ -397,7 +401,7 @@ async fn what_is_about_our_credential_is_ours() {
         ("403 Forbidden", json, body(json!("used_up"))),
         ("403 Forbidden", json, body(json!("insufficient_user_quota"))),
         ("403 Forbidden", "text/plain", message.clone()),
-        // Each of the ways in which providers say in a 400 that the key is wrong.
+        // The ways in which providers say in a 400 that the key is wrong.
         ("400 Bad Request", json, body(json!("invalid_api_key"))),
         ("400 Bad Request", json, body(Value::Null)),
         ("400 Bad Request", json, body(json!(400))),
@@ -410,7 +414,7 @@ async fn what_is_about_our_credential_is_ours() {
         ),
         ("400 Bad Request", json, json!({"message": "API key not valid. Please pass a valid API key."}).to_string()),
         ("400 Bad Request", "text/plain", "API key not valid".into()),
-        // By the rules of this upstream.
+        // By the error rules of this upstream.
         ("400 Bad Request", json, body(json!("token_mismatched"))),
         ("451 X", json, body(json!("anything"))),
         ("200 OK", json, body(json!("anything"))),
@@ -429,7 +433,7 @@ async fn what_is_about_our_credential_is_ours() {
         });
         let answer = gateway.post("", BODY).await;
         if status == "200 OK" {
-            // Not an error: nothing is looked for in it.
+            // A success is not searched.
             assert_eq!(answer.status, 200);
             continue;
         }
@@ -442,13 +446,13 @@ async fn what_is_about_our_credential_is_ours() {
         }
         assert_eq!(answer.header("www-authenticate"), None);
         upstream.request().await;
-        assert_eq!(upstream.untaken(), 0, "nothing is sent twice");
+        assert_eq!(upstream.untaken(), 0, "the request was sent twice");
         gateway.metric_becomes("tidegate_problems_total{code=\"upstream_auth\"}", 1.0).await;
     }
 }
 
 #[tokio::test]
-async fn rules_can_say_that_a_403_is_the_clients() {
+async fn an_error_rule_can_attribute_a_403_to_the_request() {
     let body = error("you may not", json!("used_up"));
     let upstream = Upstream::fixed(json_answer("403 Forbidden", &body)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| {
@@ -459,7 +463,7 @@ async fn rules_can_say_that_a_403_is_the_clients() {
 }
 
 #[tokio::test]
-async fn an_error_that_breaks_while_it_is_judged_breaks_for_the_client_too() {
+async fn an_error_that_breaks_while_the_gateway_classifies_it_breaks_for_the_client() {
     let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\n";
     let chunked = [format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes(), &chunk(b"{\"error\":{")].concat();
     let sized = format!("{head}content-length: 500\r\n\r\n{{\"error\":{{").into_bytes();
@@ -476,14 +480,14 @@ async fn an_error_that_breaks_while_it_is_judged_breaks_for_the_client_too() {
 }
 
 #[tokio::test]
-async fn a_403_about_the_request_comes_down_as_it_is() {
+async fn a_403_about_the_request_reaches_the_client_unchanged() {
     let padding = "p".repeat(200_000);
     for code in ["model_not_found", "unsupported_country_region_territory", "content_policy_violation"] {
         let small = error("not for you", json!(code));
         let large =
             format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"{padding}\",\"type\":\"x\",\"param\":null}}}}");
         for body in [&small, &large] {
-            // With a length, in chunks, and cut where the sender likes.
+            // With a length, in chunks, and in chunks that end at any byte.
             let mut chunked =
                 b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
                     .to_vec();
@@ -509,9 +513,9 @@ async fn a_403_about_the_request_comes_down_as_it_is() {
     }
 }
 
-/// After 64 KiB nobody knows what a 403 is about, and what is not known to be about our credential is the client's.
+/// The gateway reads 64 KiB to find what a 403 is about. Beyond that, the error counts as the request's.
 #[tokio::test]
-async fn a_403_that_names_its_reason_too_late_comes_down_as_it_is() {
+async fn a_403_with_its_reason_behind_64_kib_reaches_the_client_unchanged() {
     let padding = "p".repeat(200_000);
     for body in [
         format!("{{\"error\":{{\"message\":\"{padding}\",\"code\":\"invalid_api_key\"}}}}"),
@@ -526,7 +530,7 @@ async fn a_403_that_names_its_reason_too_late_comes_down_as_it_is() {
 }
 
 #[tokio::test]
-async fn redirects_and_pages_are_no_answers() {
+async fn a_redirect_or_an_html_page_of_an_upstream_becomes_502() {
     let elsewhere = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let location = format!("location: {}/responses\r\n", elsewhere.base_url());
     let mut elsewhere = elsewhere;
@@ -551,7 +555,7 @@ async fn redirects_and_pages_are_no_answers() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_not_there() {
+async fn an_unreachable_upstream_is_502_without_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -562,11 +566,11 @@ async fn an_upstream_that_is_not_there() {
     assert!(!answer.text().contains(&address.port().to_string()), "{answer:?}");
     assert_eq!(client.create(BODY).await.status, 502, "the client's connection goes on");
     gateway.metric_becomes("tidegate_problems_total{code=\"upstream_unreachable\"}", 2.0).await;
-    lives(&gateway).await;
+    still_serves(&gateway).await;
 }
 
 #[tokio::test]
-async fn an_upstream_that_answers_nothing_or_nonsense() {
+async fn an_upstream_that_answers_nothing_or_garbage_is_502() {
     let cases: [(&str, Vec<Step>); 8] = [
         ("closes", vec![Step::Close]),
         ("resets", vec![Step::Reset]),
@@ -595,13 +599,13 @@ async fn an_upstream_that_answers_nothing_or_nonsense() {
         assert_eq!(code, expected, "{what}");
         answer.assert_final(502, &code, false);
         upstream.request().await;
-        assert_eq!(upstream.untaken(), 0, "{what}: it was asked twice");
-        lives(&gateway).await;
+        assert_eq!(upstream.untaken(), 0, "{what}: the request was sent twice");
+        still_serves(&gateway).await;
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_switches_protocols_is_no_answer() {
+async fn an_upstream_that_switches_protocols_is_502() {
     let bytes = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n".to_vec();
     let upstream = Upstream::scripted(move |_| vec![Step::Send(bytes.clone())]).await;
     let gateway = Gateway::before(&upstream.base_url());
@@ -610,7 +614,7 @@ async fn an_upstream_that_switches_protocols_is_no_answer() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_passed_over() {
+async fn informational_answers_of_an_upstream_are_skipped() {
     let bytes = [
         b"HTTP/1.1 103 Early Hints\r\nlink: <x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n".to_vec(),
         json_answer("200 OK", RESPONSE),
@@ -623,7 +627,7 @@ async fn interim_answers_are_passed_over() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_too_long() {
+async fn an_upstream_that_sends_no_head_in_time_is_504_and_its_call_is_cancelled() {
     let (told, gone) = oneshot::channel();
     let mut steps = Some(vec![Step::UntilClosed(told)]);
     let mut upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
@@ -656,8 +660,8 @@ async fn a_kept_connection_that_the_upstream_closed_is_not_used() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_body_is_out_comes_down() {
-    // It refuses by the head alone, and then takes the rest.
+async fn an_answer_that_arrives_before_the_whole_body_is_sent_reaches_the_client() {
+    // The upstream refuses after it read the head, and then reads the rest.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = Gateway::with(&format!("http://{}/up", listener.local_addr().unwrap()), |config| {
         config.server.max_body_bytes = 64 * 1024 * 1024;
@@ -679,7 +683,7 @@ async fn an_answer_before_the_body_is_out_comes_down() {
 }
 
 #[tokio::test]
-async fn request_ids() {
+async fn each_answer_has_a_request_id_and_keeps_the_id_of_the_upstream() {
     let with_id = String::from_utf8(json_answer("200 OK", RESPONSE)).unwrap();
     let with_id = with_id.replacen("\r\n", "\r\nx-request-id: upstream-7\r\nx-tidegate-request-id: req_forged\r\n", 1);
     let mut answers = vec![
@@ -720,14 +724,14 @@ async fn request_ids() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_is_told_without_the_rest_of_its_answer() {
+async fn a_refused_credential_is_reported_without_waiting_for_the_rest_of_the_answer() {
     for status in ["401 Unauthorized", "402 Payment Required"] {
         let head = format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{");
         let upstream = Upstream::fixed(head).await;
         let gateway = Gateway::before(&upstream.base_url());
         let began = tokio::time::Instant::now();
         gateway.post("", r#"{"model":"smart"}"#).await.assert_final(502, "upstream_auth", true);
-        // The body is read for its code only, which is not worth ten seconds.
+        // The gateway reads the body only for its code, which is not worth ten seconds.
         assert!(began.elapsed() < std::time::Duration::from_secs(5), "{status}: {:?}", began.elapsed());
     }
 }

@@ -1,4 +1,4 @@
-//! What the operator is told of how a model is routed.
+//! `/explain` and `tidegate explain`: how requests for a model are routed.
 
 use std::process::Command;
 
@@ -22,7 +22,7 @@ async fn explain(gateway: &Gateway, query: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn the_running_gateway_says_who_is_asked_and_who_is_not_with_the_reasons() {
+async fn the_running_gateway_explains_which_candidates_get_requests_and_why_others_do_not() {
     let refused =
         Upstream::fixed(json("401 Unauthorized", r#"{"error":{"message":"no","code":"invalid_api_key"}}"#)).await;
     let good = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -71,7 +71,7 @@ limits
 ";
     assert_eq!(before, expected);
 
-    // The first one refuses our credential: the second answers, and is told of from then on.
+    // The first one refuses its credential: the second one answers and comes first from then on.
     assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
     let (_, after) = explain(&gateway, "key=tester&model=smart").await;
     assert!(after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "), "{after}");
@@ -91,12 +91,12 @@ limits
         assert_eq!(given, status, "{query}: {text}");
         assert!(text.contains(says), "{query}: {text}");
     }
-    // The data plane has nothing of it.
+    // The data plane does not serve it.
     assert_eq!(gateway.connect().await.get("/explain?key=all&model=smart").await.status, 404);
 }
 
 #[tokio::test]
-async fn the_command_asks_the_running_gateway_or_says_that_it_is_offline() {
+async fn the_command_asks_the_running_gateway_and_without_one_says_that_it_is_offline() {
     let good = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&good.base_url());
     config.models[0] = model("smart", &[(0, Some("only-in-the-running-one"))]);
@@ -123,7 +123,7 @@ async fn the_command_asks_the_running_gateway_or_says_that_it_is_offline() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8(unknown.stderr).unwrap().contains("no model has the name `unknown`"));
 
-    // A port that nobody is given: that of a gateway which ended may be another test's by now.
+    // A port that is bound and never served. The old port of an ended gateway could belong to another test by now.
     std::fs::write(&file, text.replace(&gateway.admin.to_string(), "127.0.0.1:1")).unwrap();
     let offline = run("smart").await.unwrap();
     let said = String::from_utf8(offline.stdout).unwrap();

@@ -1,5 +1,5 @@
-//! What a client gets when providers fail, and how often each of them is asked.
+//! The client's answer when providers fail, and the number of attempts at each provider.
 
+mod attempts;
 mod matrix;
-mod more;
 mod settings;

@@ -1,5 +1,5 @@
-//! Requests whose beginning or end can be told in two ways: refused before anybody acts on one of them. And the odd ones
-//! that are in order all the same.
+//! Requests whose head or body could be read in two ways are refused before any part of the gateway acts on one
+//! reading. Unusual but valid requests pass.
 
 use crate::support::{
     client::{Answer, Client, request},
@@ -9,21 +9,21 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
-/// A request that would go up if it were understood some other way.
+/// A request that would go up if the gateway read the bytes in another way.
 const SMUGGLED: &str = "POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer sk-test-client-key\r\n\
     content-length: 17\r\n\r\n{\"model\":\"smart\"}";
 
-/// `POST /v1/responses` with these header lines, an own Host line among them, and this body.
+/// `POST /v1/responses` with these header lines, which include Host, and this body.
 fn post(headers: &str, body: &str) -> String {
     format!("POST /v1/responses HTTP/1.1\r\n{headers}authorization: Bearer {KEY}\r\n\r\n{body}")
 }
 
-/// The same with a Host, and with a body of chunks.
+/// The same with a Host line and a chunked body.
 fn chunked(body: &str) -> String {
     post("host: t\r\ntransfer-encoding: chunked\r\n", body)
 }
 
-/// What was refused by the connection itself, which gives no id.
+/// Checks an error of the connection layer, which gives no request id.
 #[track_caller]
 fn assert_refused(answer: &Answer, status: u16, code: &str, what: &str) {
     assert_eq!((answer.status, answer.whole), (status, true), "{what}: {answer:?}");
@@ -40,7 +40,7 @@ async fn upstream() -> Upstream {
     Upstream::fixed(json("200 OK", RESPONSE)).await
 }
 
-/// Heads with headers that contradict each other or themselves, by what is wrong with them.
+/// Heads with headers that contradict each other or themselves, with the reason.
 fn contradictory() -> Vec<(&'static str, Vec<String>)> {
     let sized = |headers: &str| post(&format!("host: t\r\n{headers}"), BODY);
     vec![
@@ -107,7 +107,7 @@ fn contradictory() -> Vec<(&'static str, Vec<String>)> {
     ]
 }
 
-/// Heads that cannot be read, by what is wrong with them.
+/// Heads that cannot be parsed, with the reason.
 fn unreadable() -> Vec<(&'static str, Vec<String>)> {
     let sized = |headers: &str| post(&format!("host: t\r\n{headers}"), BODY);
     let get = |rest: &str| format!("GET /v1/models HTTP/1.1{rest}");
@@ -178,13 +178,13 @@ fn unreadable() -> Vec<(&'static str, Vec<String>)> {
 }
 
 #[tokio::test]
-async fn a_malformed_head_is_answered_and_goes_nowhere() {
+async fn a_malformed_head_is_answered_and_never_goes_up() {
     let mut upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     for (reason, probes) in contradictory().into_iter().chain(unreadable()) {
         let count = probes.len();
         for probe in probes {
-            // Whether it comes at once with something behind it, or byte by byte.
+            // The head arrives at once with a second request behind it, or byte by byte.
             for slowly in [false, true] {
                 let mut client = gateway.connect().await;
                 if slowly {
@@ -202,7 +202,7 @@ async fn a_malformed_head_is_answered_and_goes_nowhere() {
     upstream.assert_untouched(&gateway, "a malformed head").await;
 }
 
-/// Sends one byte at a time, and stops where the other side does not take it any more.
+/// Sends one byte at a time, and stops when the other side refuses one.
 async fn drip(client: &mut Client, bytes: &[u8]) {
     use tokio::io::AsyncWriteExt;
     for byte in bytes {
@@ -214,7 +214,7 @@ async fn drip(client: &mut Client, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_answered() {
+async fn a_too_large_head_is_answered() {
     let mut upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let large = "a".repeat(64 * 1024);
@@ -226,7 +226,7 @@ async fn a_head_that_is_too_large_is_answered() {
         format!("GET /v1/models?{large} HTTP/1.1\r\nhost: t\r\n\r\n"),
         format!("GET http://t/{large} HTTP/1.1\r\nhost: t\r\n\r\n"),
         "\r\n".repeat(33 * 1024),
-        // It does not end, and need not.
+        // This head does not end. The answer comes all the same.
         format!("GET /v1/models HTTP/1.1\r\nx-a: {large}"),
     ] {
         let mut client = gateway.connect().await;
@@ -236,7 +236,7 @@ async fn a_head_that_is_too_large_is_answered() {
     }
     gateway.metric_becomes("tidegate_requests_malformed_total{reason=\"head_too_large\"}", 7.0).await;
     upstream.assert_untouched(&gateway, "a head that is too large").await;
-    // What only just fits.
+    // The largest head that passes.
     let head = format!("GET /v1/models HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\nx-a: \r\n\r\n");
     let filler = "a".repeat(64 * 1024 - head.len());
     let mut client = gateway.connect().await;
@@ -294,7 +294,7 @@ async fn malformed_chunks_are_answered_and_nothing_goes_up() {
                 client.send(format!("{}{SMUGGLED}", chunked(&probe))).await;
             }
             let answer = client.answer().await;
-            // It has a record, and so an id.
+            // The head was valid, so the request has an id.
             answer.assert_final(400, "invalid_framing", true);
             assert_eq!(answer.header("connection"), Some("close"), "{probe}");
             assert!(client.closed().await, "{probe}");
@@ -308,7 +308,7 @@ async fn malformed_chunks_are_answered_and_nothing_goes_up() {
 }
 
 #[tokio::test]
-async fn malformed_chunks_of_an_encoded_body_are_no_fault_of_the_encoding() {
+async fn malformed_chunks_of_an_encoded_body_are_reported_as_a_framing_error() {
     let mut upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -320,7 +320,7 @@ async fn malformed_chunks_of_an_encoded_body_are_no_fault_of_the_encoding() {
 }
 
 #[tokio::test]
-async fn a_malformed_body_that_nobody_reads_ends_the_connection() {
+async fn a_malformed_body_of_a_request_without_body_ends_the_connection() {
     let upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -331,11 +331,11 @@ async fn a_malformed_body_that_nobody_reads_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_malformed_head_waits_for_the_answers_before_it() {
+async fn the_error_for_a_malformed_head_waits_for_earlier_answers() {
     let (go, gate) = tokio::sync::oneshot::channel();
     let mut gate = Some(gate);
     let mut upstream = Upstream::scripted(move |_| match gate.take() {
-        // The first answer comes when the malformed head has long been read.
+        // The gateway read the malformed head long before the first answer.
         Some(gate) => vec![Step::Wait(gate), Step::Send(json("200 OK", RESPONSE))],
         None => vec![Step::Send(json("200 OK", RESPONSE))],
     })
@@ -346,7 +346,7 @@ async fn a_malformed_head_waits_for_the_answers_before_it() {
     let bad = format!("GET /v1/models HTTP/1.1\r\n\r\n{SMUGGLED}");
     client.send([&good[..], &good, bad.as_bytes()].concat()).await;
     upstream.request().await;
-    // Only the order of things says that nothing was answered before: the first answer is the first.
+    // The order of the answers shows that the error did not overtake them.
     go.send(()).unwrap();
     for _ in 0..2 {
         let answer = client.answer().await;
@@ -359,7 +359,7 @@ async fn a_malformed_head_waits_for_the_answers_before_it() {
 }
 
 #[tokio::test]
-async fn a_malformed_head_behind_a_stream_does_not_touch_it() {
+async fn a_malformed_head_behind_a_stream_does_not_affect_the_stream() {
     use crate::support::upstream::{LAST_CHUNK, STREAM, chunk};
     let event = b"data: {\"type\":\"response.completed\"}\n\n";
     let (go, gate) = tokio::sync::oneshot::channel();
@@ -395,7 +395,7 @@ async fn a_malformed_head_after_an_answer_is_answered() {
 }
 
 #[tokio::test]
-async fn what_follows_the_last_request_is_nobodys() {
+async fn bytes_after_the_last_request_of_a_connection_are_ignored() {
     let upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -407,7 +407,7 @@ async fn what_follows_the_last_request_is_nobodys() {
 }
 
 #[tokio::test]
-async fn leaving_behind_a_malformed_head_still_cancels_the_call() {
+async fn a_client_that_leaves_behind_a_malformed_head_still_cancels_the_call() {
     let (told, closed) = tokio::sync::oneshot::channel();
     let mut told = Some(told);
     let mut upstream = Upstream::scripted(move |_| vec![Step::UntilClosed(told.take().unwrap())]).await;
@@ -420,7 +420,7 @@ async fn leaving_behind_a_malformed_head_still_cancels_the_call() {
 }
 
 #[tokio::test]
-async fn odd_requests_that_are_in_order_pass() {
+async fn unusual_but_valid_requests_pass() {
     let mut upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let sized = |headers: &str| post(&format!("{headers}content-length: 30\r\n"), BODY);
@@ -455,14 +455,14 @@ async fn odd_requests_that_are_in_order_pass() {
             assert_eq!(upstream.request().await.body, BODY.replace("smart", "real").as_bytes(), "{probe}");
         }
     }
-    // Everything on one connection; and many in one piece.
+    // All on one connection; and many requests in one write.
     let both = [chunked(&format!("1e\r\n{BODY}\r\n0\r\nx-a: b\r\n\r\n")), sized("host: t\r\n")].concat().repeat(10);
     client.send(&both).await;
     for _ in 0..20 {
         assert_eq!(client.answer().await.status, 200);
         upstream.request().await;
     }
-    // These are HTTP, if of no use here.
+    // Valid HTTP that Tidegate does not serve.
     for line in ["CONNECT t:443", "OPTIONS *", "get /v1/models"] {
         let mut client = gateway.connect().await;
         let answer = client.ask(line, &format!("authorization: Bearer {KEY}\r\n")).await;
@@ -472,7 +472,7 @@ async fn odd_requests_that_are_in_order_pass() {
 }
 
 #[tokio::test]
-async fn who_expects_a_100_gets_it_before_the_body() {
+async fn a_client_that_expects_100_continue_gets_it_before_the_body() {
     let mut upstream = upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;

@@ -1,4 +1,5 @@
-//! Clients that close their sending side with their request (`shutdown(SHUT_WR)`, as `nc -N` does) and wait for the answer.
+//! Clients that close their sending side after their request (`shutdown(SHUT_WR)`, as `nc -N` does) and wait for the
+//! answer.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::support::{
     client::{Client, request},
     gateway::{Gateway, KEY},
     soon,
-    tls::Made,
+    tls::TestCertificate,
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
@@ -24,11 +25,11 @@ const EVENT: &[u8] = b"data: {\"type\":\"response.output_text.delta\",\"delta\":
 const COMPLETED: &[u8] = b"data: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\"}}\n\n";
 const GONE: &str = "tidegate_requests_total{upstream=\"up\",end=\"client_gone\"}";
 
-/// An upstream thinks this long: far longer than the 20 ms within which a FIN belongs to its request.
+/// The upstream's pause before an answer: far longer than the 20 ms within which a FIN belongs to its request.
 const THINKS: Duration = Duration::from_millis(120);
 
-/// An upstream that answers after `THINKS`: a stream where it is asked for one, whose events come one by one.
-async fn thinking() -> Upstream {
+/// An upstream that answers after `THINKS`. A stream has two events with a pause between them.
+async fn slow_upstream() -> Upstream {
     Upstream::scripted(|request| {
         let after = |steps: &mut Vec<Step>, bytes: Vec<u8>| {
             let (go, wait) = oneshot::channel();
@@ -57,7 +58,7 @@ fn chunked(body: &str) -> Vec<u8> {
     [head.as_bytes(), &chunk(body.as_bytes()), LAST_CHUNK].concat()
 }
 
-fn old(body: &str) -> Vec<u8> {
+fn http_1_0(body: &str) -> Vec<u8> {
     String::from_utf8(request("", body.as_bytes())).unwrap().replacen("HTTP/1.1", "HTTP/1.0", 1).into_bytes()
 }
 
@@ -65,7 +66,7 @@ fn large() -> String {
     format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(900_000))
 }
 
-/// What a client sends before it half-closes, and how many whole answers it gets.
+/// What a client sends before it half-closes, and the number of whole answers that it gets.
 fn requests() -> Vec<(&'static str, Vec<u8>, usize)> {
     let small = r#"{"model":"smart"}"#;
     let get =
@@ -82,7 +83,7 @@ fn requests() -> Vec<(&'static str, Vec<u8>, usize)> {
             1,
         ),
         ("chunks", chunked(BODY), 1),
-        ("HTTP/1.0", old(small), 1),
+        ("HTTP/1.0", http_1_0(small), 1),
         ("Connection: close", request("connection: close\r\n", small.as_bytes()), 1),
         ("no body", get("/v1/models"), 1),
         ("two requests", two, 2),
@@ -95,8 +96,8 @@ fn requests() -> Vec<(&'static str, Vec<u8>, usize)> {
     ]
 }
 
-/// Sends `bytes`, closes the sending side, and reads that many whole answers and then the end.
-async fn half_closes<S: AsyncRead + AsyncWrite + Unpin>(
+/// Sends `bytes`, closes the sending side, reads that many whole answers, and expects the end of the connection.
+async fn assert_answers_after_half_close<S: AsyncRead + AsyncWrite + Unpin>(
     mut client: Client<S>,
     what: &str,
     bytes: &[u8],
@@ -115,11 +116,11 @@ async fn half_closes<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 #[tokio::test]
-async fn a_client_that_half_closes_gets_its_answers() {
-    let upstream = thinking().await;
+async fn a_half_closed_client_gets_its_answers() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     for (what, bytes, answers) in requests() {
-        half_closes(gateway.connect().await, what, &bytes, answers).await;
+        assert_answers_after_half_close(gateway.connect().await, what, &bytes, answers).await;
     }
     assert_eq!(gateway.metric(GONE).await, 0.0);
     gateway.metric_becomes("tidegate_connections ", 0.0).await;
@@ -127,13 +128,13 @@ async fn a_client_that_half_closes_gets_its_answers() {
 }
 
 #[tokio::test]
-async fn so_does_one_over_tls() {
-    let upstream = thinking().await;
+async fn a_half_closed_client_over_tls_gets_its_answers() {
+    let upstream = slow_upstream().await;
     for version in [&TLS12, &TLS13] {
-        let made = Made::for_versions(&[version]);
+        let made = TestCertificate::for_versions(&[version]);
         let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
         for (what, bytes, answers) in requests() {
-            half_closes(made.connect(&gateway).await, what, &bytes, answers).await;
+            assert_answers_after_half_close(made.connect(&gateway).await, what, &bytes, answers).await;
         }
         assert_eq!(gateway.metric(GONE).await, 0.0);
         gateway.metric_becomes("tidegate_connections ", 0.0).await;
@@ -141,24 +142,29 @@ async fn so_does_one_over_tls() {
 }
 
 #[tokio::test]
-async fn on_a_connection_that_was_used_before_too() {
-    let upstream = thinking().await;
+async fn a_client_that_half_closes_a_used_connection_gets_its_answers() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     for (what, bytes, answers) in requests() {
         let mut client = gateway.connect().await;
         assert_eq!(client.create(r#"{"model":"smart"}"#).await.status, 200);
         tokio::time::sleep(THINKS / 2).await;
-        half_closes(client, what, &bytes, answers).await;
+        assert_answers_after_half_close(client, what, &bytes, answers).await;
     }
     assert_eq!(gateway.metric(GONE).await, 0.0);
 }
 
-/// Sends a request while an answer is under way, and the end of its side with it. Both are answered whole.
-async fn pipelines<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client<S>, what: &str, second: &[u8]) {
+/// Sends a second request together with the FIN while the first answer is in progress. Both requests are answered
+/// whole.
+async fn assert_second_request_with_fin_is_answered<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: Client<S>,
+    what: &str,
+    second: &[u8],
+) {
     client.post(BODY).await;
     client.head().await;
     assert_eq!(soon("an event", client.chunk()).await.unwrap(), EVENT, "{what}");
-    // Far longer than the time in which an end of its side belongs to the first request.
+    // Far longer than the time within which a FIN belongs to the first request.
     tokio::time::sleep(THINKS / 2).await;
     client.send(second).await;
     client.stream.shutdown().await.unwrap();
@@ -170,26 +176,26 @@ async fn pipelines<S: AsyncRead + AsyncWrite + Unpin>(mut client: Client<S>, wha
 }
 
 #[tokio::test]
-async fn a_request_that_comes_within_an_answer_with_the_end_of_the_clients_side_is_answered() {
-    let upstream = thinking().await;
+async fn a_request_that_arrives_with_the_fin_during_an_answer_is_answered() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let small = request("", br#"{"model":"smart"}"#);
     let body = format!(r#"{{"model":"smart","input":"{}"}}"#, "a".repeat(100_000));
     for (what, second) in [("small", small.clone()), ("large", request("", body.as_bytes()))] {
-        pipelines(gateway.connect().await, what, &second).await;
+        assert_second_request_with_fin_is_answered(gateway.connect().await, what, &second).await;
     }
     assert_eq!(gateway.metric(GONE).await, 0.0);
     for version in [&TLS12, &TLS13] {
-        let made = Made::for_versions(&[version]);
+        let made = TestCertificate::for_versions(&[version]);
         let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
-        pipelines(made.connect(&gateway).await, "TLS", &small).await;
+        assert_second_request_with_fin_is_answered(made.connect(&gateway).await, "TLS", &small).await;
         assert_eq!(gateway.metric(GONE).await, 0.0);
     }
 }
 
 #[tokio::test]
-async fn a_fin_a_few_milliseconds_later_belongs_to_the_request() {
-    let upstream = thinking().await;
+async fn a_fin_a_few_milliseconds_after_the_request_belongs_to_the_request() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut timely = 0;
     for _ in 0..20 {
@@ -198,7 +204,7 @@ async fn a_fin_a_few_milliseconds_later_belongs_to_the_request() {
         let sent = Instant::now();
         tokio::time::sleep(Duration::from_millis(5)).await;
         client.stream.shutdown().await.unwrap();
-        // On a loaded machine the pause may have been longer.
+        // On a busy machine the pause may have been longer.
         if sent.elapsed() < Duration::from_millis(10) {
             let answer = client.answer().await;
             assert!(answer.whole && answer.body == RESPONSE.as_bytes(), "{answer:?}");
@@ -208,13 +214,13 @@ async fn a_fin_a_few_milliseconds_later_belongs_to_the_request() {
             return;
         }
     }
-    assert!(timely > 0, "the machine is too slow to tell");
+    assert!(timely > 0, "the machine is too slow for this test");
 }
 
-/// Also where a part of the answer is there before the FIN, and the rest comes after a pause.
+/// The same when a part of the answer leaves before the FIN, and the rest follows after a pause.
 #[tokio::test]
-async fn a_fin_after_a_part_of_the_answer_belongs_to_the_request_too() {
-    let upstream = thinking().await;
+async fn a_fin_after_a_part_of_the_answer_belongs_to_the_request() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut timely = 0;
     for _ in 0..20 {
@@ -224,7 +230,7 @@ async fn a_fin_after_a_part_of_the_answer_belongs_to_the_request_too() {
         client.head().await;
         assert_eq!(soon("an event", client.chunk()).await.unwrap(), EVENT);
         client.stream.shutdown().await.unwrap();
-        // On a loaded machine the first event may have come later.
+        // On a busy machine the first event may have come later.
         if sent.elapsed() < Duration::from_millis(15) {
             assert_eq!(soon("the last event", client.chunk()).await.unwrap(), COMPLETED);
             timely += 1;
@@ -233,12 +239,12 @@ async fn a_fin_after_a_part_of_the_answer_belongs_to_the_request_too() {
             return;
         }
     }
-    assert!(timely > 0, "the machine is too slow to tell");
+    assert!(timely > 0, "the machine is too slow for this test");
 }
 
 #[tokio::test]
-async fn a_client_that_expects_100_and_half_closes_gets_its_answer() {
-    let upstream = thinking().await;
+async fn a_client_that_expects_100_continue_and_half_closes_gets_its_answer() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
     client.send(&request("expect: 100-continue\r\n", BODY.as_bytes())).await;
@@ -249,7 +255,7 @@ async fn a_client_that_expects_100_and_half_closes_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_half_closed_client_that_refuses_bytes_is_gone() {
+async fn a_half_closed_client_that_refuses_bytes_counts_as_gone() {
     let (tell, mut closings) = tokio::sync::mpsc::unbounded_channel();
     let mut upstream = Upstream::scripted(move |request| {
         let ((told, closed), (go, wait)) = (oneshot::channel(), oneshot::channel());
@@ -274,11 +280,12 @@ async fn a_half_closed_client_that_refuses_bytes_is_gone() {
         let (go, closed) = soon("the call", closings.recv()).await.unwrap();
         let left = Instant::now();
         if resets {
-            // The kernel tells of the reset by itself, though nothing is written.
+            // The kernel reports the reset by itself, even if nothing is written.
             client.stream.set_zero_linger().unwrap();
             drop(client);
         } else {
-            // A close after a half-close shows nothing on the wire: the first byte that the kernel of the client refuses does.
+            // A close after a half-close shows nothing on the wire. The first byte that the client's kernel refuses
+            // shows it.
             drop(client);
             go.send(()).unwrap();
         }
@@ -291,7 +298,7 @@ async fn a_half_closed_client_that_refuses_bytes_is_gone() {
 
 #[tokio::test]
 #[ignore = "takes more than a minute: for so long the kernel of a client that is gone answers probes"]
-async fn a_client_that_closed_at_once_is_missed_where_nothing_is_written() {
+async fn a_client_that_closed_right_after_its_request_is_detected_without_a_write() {
     let (told, closed) = oneshot::channel();
     let mut told = Some(told);
     let mut upstream = Upstream::scripted(move |_| vec![Step::UntilClosed(told.take().unwrap())]).await;
@@ -307,7 +314,7 @@ async fn a_client_that_closed_at_once_is_missed_where_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn a_half_closed_client_that_takes_nothing_is_cut() {
+async fn a_half_closed_client_that_does_not_read_is_cut() {
     let (told, stalled) = oneshot::channel();
     let mut told = Some(told);
     let upstream = Upstream::scripted(move |_| {
@@ -326,8 +333,8 @@ async fn a_half_closed_client_that_takes_nothing_is_cut() {
 }
 
 #[tokio::test]
-async fn half_of_a_request_is_an_aborted_one() {
-    let mut upstream = thinking().await;
+async fn a_half_closed_client_with_half_a_request_counts_as_gone() {
+    let mut upstream = slow_upstream().await;
     let gateway = Gateway::before(&upstream.base_url());
     let whole = request("", BODY.as_bytes());
     for (nth, cut) in [(1.0, whole.len() - 5), (2.0, whole.len() - BODY.len())] {
@@ -337,7 +344,7 @@ async fn half_of_a_request_is_an_aborted_one() {
         soon("the end of the connection", client.closed()).await;
         gateway.metric_becomes("tidegate_requests_total{upstream=\"\",end=\"client_gone\"}", nth).await;
     }
-    // And half of a head is no request.
+    // Half a head is no request.
     let mut client = gateway.connect().await;
     client.send(&whole[..30]).await;
     client.stream.shutdown().await.unwrap();
@@ -347,16 +354,16 @@ async fn half_of_a_request_is_an_aborted_one() {
 }
 
 #[tokio::test]
-async fn a_half_closed_client_of_a_key_that_drains_is_served_as_others() {
-    let upstream = thinking().await;
+async fn a_half_closed_client_of_a_key_with_drain_is_served() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::with(&upstream.base_url(), |config| config.keys[0].on_client_gone = OnClientGone::Drain);
-    half_closes(gateway.connect().await, "a stream", &request("", BODY.as_bytes()), 1).await;
+    assert_answers_after_half_close(gateway.connect().await, "a stream", &request("", BODY.as_bytes()), 1).await;
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"completed\"}", 1.0).await;
 }
 
 #[tokio::test]
-async fn a_drain_waits_for_a_half_closed_client() {
-    let mut upstream = thinking().await;
+async fn a_graceful_shutdown_waits_for_a_half_closed_client() {
+    let mut upstream = slow_upstream().await;
     let mut gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
     client.post(r#"{"model":"smart"}"#).await;
@@ -366,19 +373,19 @@ async fn a_drain_waits_for_a_half_closed_client() {
     let answer = client.answer().await;
     assert!(answer.status == 200 && answer.whole, "{answer:?}");
     gateway.ended().await;
-    assert!(!gateway.handle.was_cut());
+    assert!(!gateway.handle.cut_requests());
 }
 
-/// `nc -N` sends what it reads, half-closes, and prints what comes.
+/// `nc -N` sends its input, half-closes, and prints the answer.
 #[tokio::test]
-async fn many_at_once_get_their_answers() {
-    let upstream = thinking().await;
+async fn many_concurrent_half_closed_clients_get_their_answers() {
+    let upstream = slow_upstream().await;
     let gateway = Gateway::with(&upstream.base_url(), |config| config.server.workers = 2);
     let asked = (0..100).map(|_| {
         let address = gateway.address;
         tokio::spawn(async move {
             let stream = TcpStream::connect(address).await.unwrap();
-            half_closes(Client::on(stream), "one of many", &request("", BODY.as_bytes()), 1).await;
+            assert_answers_after_half_close(Client::on(stream), "one of many", &request("", BODY.as_bytes()), 1).await;
         })
     });
     for asked in asked.collect::<Vec<_>>() {

@@ -1,4 +1,4 @@
-//! What passes in headers, both ways, as exact sets; and how requests share a connection.
+//! The headers that pass in each direction, as exact sets; and how requests share a connection.
 
 use http::{HeaderName, HeaderValue};
 use tokio::io::AsyncReadExt;
@@ -36,7 +36,7 @@ const UP: &[(&str, &str)] = &[
     ("x-stainless-raw-response", "true"),
 ];
 
-/// Switches of an upstream.
+/// Request headers that go up where the upstream's settings allow them.
 const CODEX: &[(&str, &str)] = &[
     ("x-codex-beta-features", "remote_compaction_v2"),
     ("x-codex-window-id", "w"),
@@ -78,7 +78,7 @@ const NEVER_UP: &[(&str, &str)] = &[
     ("signature", "x"),
     ("x-request-id", "x"),
     ("x-tidegate-request-id", "x"),
-    // Of no account that is known to have issued it.
+    // A turn state that no known account issued.
     ("x-codex-turn-state", "state"),
     ("x-portkey-custom-host", "https://evil.example"),
     ("x-stainless", "no dash"),
@@ -91,8 +91,8 @@ fn lines<'a>(headers: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -> Strin
     headers.into_iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect()
 }
 
-/// Sends every header of wire.md and gives those that arrived, sorted; values of one name stay in order.
-async fn arriving(change: impl FnOnce(&mut Config)) -> Vec<(String, String)> {
+/// Sends every header of wire.md and returns those that arrive, sorted. The values of one name stay in order.
+async fn arriving_headers(change: impl FnOnce(&mut Config)) -> Vec<(String, String)> {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let host = upstream.address.to_string();
     let gateway = Gateway::with(&upstream.base_url(), change);
@@ -107,7 +107,7 @@ async fn arriving(change: impl FnOnce(&mut Config)) -> Vec<(String, String)> {
     let answer = client.answer().await;
     assert_eq!(answer.status, 200, "{answer:?}");
     let mut headers = upstream.request().await.headers;
-    // Only a hash of it goes up: `request_head` tests which.
+    // Only a hash of this value goes up: `request_head` tests the hash.
     let repeat = headers.iter_mut().find(|(name, _)| name == "idempotency-key").unwrap();
     assert!(repeat.1.starts_with("tg-") && repeat.1.len() == 35, "{repeat:?}");
     repeat.1 = "i-1".into();
@@ -117,7 +117,7 @@ async fn arriving(change: impl FnOnce(&mut Config)) -> Vec<(String, String)> {
     headers
 }
 
-/// `parts` as they arrive, beside what every request has.
+/// `parts` as they arrive, and the headers that every request has.
 fn expected(parts: &[&[(&str, &str)]], auth: (&str, &str)) -> Vec<(String, String)> {
     let length = BODY.len().to_string();
     let own = [("accept-encoding", "identity"), ("content-length", &length), auth];
@@ -128,34 +128,38 @@ fn expected(parts: &[&[(&str, &str)]], auth: (&str, &str)) -> Vec<(String, Strin
 }
 
 #[tokio::test]
-async fn what_goes_up_is_a_literal_list() {
+async fn the_request_headers_that_go_up_are_a_fixed_list() {
     let bearer = format!("Bearer {UPSTREAM_KEY}");
     let auth = ("authorization", bearer.as_str());
-    assert_eq!(arriving(|_| {}).await, expected(&[UP, CODEX], auth));
-    assert_eq!(arriving(|config| config.upstreams[0].codex_headers = false).await, expected(&[UP], auth));
+    assert_eq!(arriving_headers(|_| {}).await, expected(&[UP, CODEX], auth));
+    assert_eq!(arriving_headers(|config| config.upstreams[0].codex_headers = false).await, expected(&[UP], auth));
     assert_eq!(
-        arriving(|config| config.upstreams[0].organization_headers = true).await,
+        arriving_headers(|config| config.upstreams[0].organization_headers = true).await,
         expected(&[UP, CODEX, ORGANIZATION], auth)
     );
-    assert_eq!(arriving(|config| config.upstreams[0].trace_headers = true).await, expected(&[UP, CODEX, TRACE], auth));
+    assert_eq!(
+        arriving_headers(|config| config.upstreams[0].trace_headers = true).await,
+        expected(&[UP, CODEX, TRACE], auth)
+    );
 }
 
 #[tokio::test]
-async fn another_header_carries_the_bare_secret() {
-    let headers = arriving(|config| config.upstreams[0].auth_header = HeaderName::from_static("x-api-key")).await;
+async fn a_custom_credential_header_carries_the_bare_secret() {
+    let headers =
+        arriving_headers(|config| config.upstreams[0].auth_header = HeaderName::from_static("x-api-key")).await;
     assert_eq!(headers, expected(&[UP, CODEX], ("x-api-key", UPSTREAM_KEY)));
 }
 
 #[tokio::test]
-async fn an_upstream_may_want_no_credential() {
+async fn an_upstream_may_need_no_credential() {
     let mut headers = expected(&[UP, CODEX], ("authorization", ""));
     headers.retain(|(name, _)| name != "authorization");
-    assert_eq!(arriving(|config| config.upstreams[0].credentials.clear()).await, headers);
+    assert_eq!(arriving_headers(|config| config.upstreams[0].credentials.clear()).await, headers);
 }
 
 #[tokio::test]
-async fn headers_of_the_upstream_stand_over_the_clients() {
-    let headers = arriving(|config| {
+async fn configured_headers_of_the_upstream_replace_the_clients() {
+    let headers = arriving_headers(|config| {
         let set = &mut config.upstreams[0].headers;
         set.insert("x-team", HeaderValue::from_static("a"));
         set.insert("openai-beta", HeaderValue::from_static("ours=v1"));
@@ -178,7 +182,7 @@ async fn headers_of_the_upstream_stand_over_the_clients() {
     assert_eq!(headers, expected(&[&rest, CODEX, set], ("authorization", &bearer)));
 }
 
-/// Response headers that come down.
+/// Response headers that reach the client.
 const DOWN: &[(&str, &str)] = &[
     ("content-type", "application/json; charset=utf-8"),
     ("content-language", "en"),
@@ -203,7 +207,7 @@ const DOWN: &[(&str, &str)] = &[
     ("x-codex-primary-used-percent", "7"),
 ];
 
-/// Response headers that never do.
+/// Response headers that never reach the client.
 const NEVER_DOWN: &[(&str, &str)] = &[
     ("set-cookie", "__cf_bm=1"),
     ("set-cookie", "_cfuvid=2"),
@@ -240,7 +244,7 @@ const NEVER_DOWN: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn what_comes_down_is_a_literal_list() {
+async fn the_response_headers_that_reach_the_client_are_a_fixed_list() {
     let stream_body = b"data: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\"}}\n\n";
     for (status, streamed) in [("200 OK", false), ("200 OK", true), ("400 Bad Request", false), ("500 X", false)] {
         let all: Vec<_> = [NEVER_DOWN, DOWN].concat();
@@ -287,13 +291,13 @@ async fn what_comes_down_is_a_literal_list() {
         expected.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(headers, expected);
         assert!(!answer.text().contains(UPSTREAM_KEY));
-        // Nor did the upstream's `Connection` touch the client's.
+        // The upstream's `Connection` header does not affect the client's connection.
         assert_eq!(client.get("/v1/models").await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn a_coding_that_the_upstream_used_unasked_passes_unread() {
+async fn an_encoding_that_the_upstream_used_unasked_passes_unchanged() {
     let bytes: Vec<u8> = (0..=255).collect();
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 256\r\n\r\n";
@@ -305,7 +309,7 @@ async fn a_coding_that_the_upstream_used_unasked_passes_unread() {
 }
 
 #[tokio::test]
-async fn queries_go_up_raw() {
+async fn queries_go_up_byte_for_byte() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     for base in ["/up", "/v1", "/openai", "/a/b%20c"] {
         let gateway = Gateway::before(&format!("http://{}{base}", upstream.address));
@@ -334,7 +338,7 @@ async fn queries_go_up_raw() {
 }
 
 #[tokio::test]
-async fn where_a_request_goes_is_not_the_clients_to_say() {
+async fn host_and_absolute_urls_of_a_client_do_not_change_the_upstream() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let host = upstream.address.to_string();
@@ -359,7 +363,7 @@ async fn where_a_request_goes_is_not_the_clients_to_say() {
 }
 
 #[tokio::test]
-async fn credentials_take_turns() {
+async fn the_credentials_of_an_upstream_are_used_round_robin() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::with(&upstream.base_url(), |config| {
         config.upstreams[0].credentials = ["one", "two", "three"].map(|name| credential(name, name)).to_vec();
@@ -384,11 +388,11 @@ async fn one_connection_serves_many_requests() {
         let answer = client.create(&body).await;
         assert_eq!((answer.status, answer.header("connection")), (200, None));
         let request = upstream.request().await;
-        // The upstream's connection is kept just so.
+        // The upstream's connection is kept as well.
         assert_eq!(request.connection, 0);
         assert_eq!(request.body, body.replace("smart", "real").as_bytes());
     }
-    // One that does not want to go on says so.
+    // A client that wants to close says so.
     client.post_with("connection: close\r\n", BODY).await;
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
@@ -421,14 +425,14 @@ async fn pipelined_requests_are_answered_in_order() {
         answer.assert_final(404, "model_not_found", true);
         assert!(answer.message().contains(&format!("`m{turn}`")), "{answer:?}");
     }
-    // Nothing more than that came.
+    // No further bytes arrived.
     client.post_with("connection: close\r\n", BODY).await;
     assert_eq!(client.answer().await.body, BODY.as_bytes());
     assert!(client.closed().await);
 }
 
-/// `POST /v1/responses` in HTTP/1.0.
-async fn old(client: &mut Client, headers: &str) {
+/// Sends `POST /v1/responses` in HTTP/1.0.
+async fn post_http_1_0(client: &mut Client, headers: &str) {
     let length = BODY.len();
     client
         .send(format!(
@@ -442,7 +446,7 @@ async fn an_http_1_0_client_is_served() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
-    old(&mut client, "").await;
+    post_http_1_0(&mut client, "").await;
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.whole, &answer.body[..]), (200, true, RESPONSE.as_bytes()));
     assert!(client.closed().await);
@@ -450,7 +454,7 @@ async fn an_http_1_0_client_is_served() {
 
     let mut client = gateway.connect().await;
     for _ in 0..3 {
-        old(&mut client, "connection: keep-alive\r\n").await;
+        post_http_1_0(&mut client, "connection: keep-alive\r\n").await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.header("connection")), (200, Some("keep-alive")), "{answer:?}");
     }
@@ -463,32 +467,32 @@ async fn a_stream_to_an_http_1_0_client_ends_with_its_connection() {
     let gateway = Gateway::before(&upstream.base_url());
     for headers in ["", "connection: keep-alive\r\n"] {
         let mut client = gateway.connect().await;
-        old(&mut client, headers).await;
+        post_http_1_0(&mut client, headers).await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.header("transfer-encoding")), (200, None));
-        // No chunk sizes among the events.
+        // The body has no chunk sizes among the events.
         assert_eq!(answer.body, event);
     }
 }
 
 #[tokio::test]
-async fn a_break_is_not_the_end_of_a_stream_to_an_http_1_0_client() {
+async fn a_broken_stream_resets_the_connection_of_an_http_1_0_client() {
     let event = b"data: {}\n\n";
     let (go, gate) = tokio::sync::oneshot::channel();
     let mut steps = Some(vec![Step::Send([STREAM, &chunk(event)].concat()), Step::Wait(gate), Step::Close]);
     let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
-    old(&mut client, "").await;
+    post_http_1_0(&mut client, "").await;
     client.head().await;
-    // What came with the head is in the client's buffer already.
+    // The bytes that arrived with the head are in the client's buffer already.
     let mut got = client.take();
     while got.len() < event.len() {
         soon("the event", client.stream.read_buf(&mut got)).await.unwrap();
     }
     assert_eq!(got, event);
     go.send(()).unwrap();
-    // A connection closed in order would look like the end of the stream.
+    // A connection that is closed normally would look like the end of the stream.
     let error = soon("the break", client.stream.read(&mut [0])).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }

@@ -1,8 +1,8 @@
-//! Who is passed by, and for how long; how many are let in; who comes back to the same account.
+//! Health states, concurrency limits, and the preference for one account.
 
-mod caps;
-mod load;
-mod passing_by;
+mod concurrency;
+mod ejection;
+mod failing_upstream;
 mod sticky;
 mod tenants;
 
@@ -24,25 +24,25 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"many","input":"hi"}"#;
 
-/// A gateway whose model `many` leads to all of these, in order.
+/// A gateway whose model `many` leads to all these upstreams, in order.
 fn before(upstreams: &[&Upstream], change: impl FnOnce(&mut Config)) -> Gateway {
     let mut config = config(&upstreams[0].base_url());
     let named = (0..).zip(upstreams);
     config.upstreams = named.map(|(nth, one)| upstream(&format!("up{nth}"), &one.base_url())).collect();
     let targets: Vec<_> = (0..upstreams.len()).map(|nth| (nth, None)).collect();
     config.models = vec![model("many", &targets)];
-    // Nobody comes back while a test looks, however long it takes.
+    // No candidate returns while a test runs, however long it takes.
     (config.health.eject, config.health.eject_max) = (Duration::from_secs(600), Duration::from_secs(600));
     change(&mut config);
     Gateway::start(config)
 }
 
-/// Credentials `a`, `b`, … with the texts `sk-a`, `sk-b`, ….
+/// Credentials `a`, `b`, … with the secrets `sk-a`, `sk-b`, ….
 fn credentials(names: &[&str]) -> Vec<tidegate::config::Credential> {
     names.iter().map(|name| credential(name, &format!("sk-{name}"))).collect()
 }
 
-/// The credential that a request came with.
+/// The secret's name in the credential of a request.
 fn key(request: &Request) -> &str {
     request.header("authorization").unwrap().strip_prefix("Bearer sk-").unwrap()
 }
@@ -62,27 +62,27 @@ fn bad(status: &str, headers: &str) -> Vec<Step> {
 }
 
 /// A status and further headers; none = a good answer.
-type Mood = Option<(&'static str, &'static str)>;
+type Answering = Option<(&'static str, &'static str)>;
 
-const DOWN: Mood = Some(("503 Service Unavailable", ""));
+const DOWN: Answering = Some(("503 Service Unavailable", ""));
 
-/// An upstream that answers each credential as it is told.
-struct Moody {
+/// An upstream whose answers the test sets, for each credential.
+struct SwitchableUpstream {
     upstream: Upstream,
-    moods: Arc<Mutex<Vec<(&'static str, Mood)>>>,
+    answers: Arc<Mutex<Vec<(&'static str, Answering)>>>,
     seen: Arc<AtomicUsize>,
 }
 
-impl Moody {
-    /// In this mood for everybody.
-    async fn new(mood: Mood) -> Self {
-        let moods: Arc<Mutex<Vec<(&str, Mood)>>> = Arc::new(Mutex::new(vec![("", mood)]));
+impl SwitchableUpstream {
+    /// Starts with this answer for every credential.
+    async fn new(answer: Answering) -> Self {
+        let answers: Arc<Mutex<Vec<(&str, Answering)>>> = Arc::new(Mutex::new(vec![("", answer)]));
         let seen = Arc::new(AtomicUsize::new(0));
-        let (reads, counts) = (Arc::clone(&moods), Arc::clone(&seen));
+        let (reads, counts) = (Arc::clone(&answers), Arc::clone(&seen));
         let upstream = Upstream::scripted(move |request| {
             counts.fetch_add(1, Ordering::Relaxed);
-            let moods = reads.lock().unwrap();
-            let of = |name: &str| moods.iter().find(|(whose, _)| *whose == name).map(|(_, mood)| *mood);
+            let answers = reads.lock().unwrap();
+            let of = |name: &str| answers.iter().find(|(whose, _)| *whose == name).map(|(_, answer)| *answer);
             let name = request.header("authorization").and_then(|value| value.strip_prefix("Bearer sk-"));
             match name.and_then(of).or_else(|| of("")).unwrap() {
                 None => good(),
@@ -90,21 +90,22 @@ impl Moody {
             }
         })
         .await;
-        Self { upstream, moods, seen }
+        Self { upstream, answers, seen }
     }
 
-    /// From now on in this mood: for the credential of this name, or for all that have none of their own.
-    fn is(&self, name: &'static str, mood: Mood) {
-        let mut moods = self.moods.lock().unwrap();
-        moods.retain(|(whose, _)| *whose != name);
-        moods.push((name, mood));
+    /// Sets the answer for the credential of this name, or, with an empty name, for all credentials without an answer
+    /// of their own.
+    fn answer_with(&self, name: &'static str, answer: Answering) {
+        let mut answers = self.answers.lock().unwrap();
+        answers.retain(|(whose, _)| *whose != name);
+        answers.push((name, answer));
     }
 
     fn seen(&self) -> usize {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// The credentials of the requests since the last time.
+    /// The credentials of the requests since the last call.
     fn keys(&mut self) -> Vec<String> {
         self.upstream.taken().iter().map(|request| key(request).to_owned()).collect()
     }

@@ -1,4 +1,4 @@
-//! HTTP/2 by ALPN.
+//! HTTP/2, chosen by ALPN.
 
 use std::{fs, future::poll_fn, pin::Pin, task::Poll, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
         gateway::{Gateway, KEY, UPSTREAM_KEY, key},
         process::{Process, tidegate},
         say, soon,
-        tls::Made,
+        tls::TestCertificate,
         upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
     },
 };
@@ -41,7 +41,7 @@ const GONE: &str = "tidegate_requests_total{upstream=\"up\",end=\"client_gone\"}
 const STALLED: &str = "tidegate_requests_total{upstream=\"up\",end=\"client_stalled\"}";
 const IN_FLIGHT: &str = "tidegate_requests_in_flight";
 
-/// A connection of a client.
+/// A client's connection.
 struct H2 {
     requests: SendRequest<Full<Bytes>>,
     connection: JoinHandle<hyper::Result<()>>,
@@ -73,7 +73,7 @@ fn get(path: &str) -> Request<Full<Bytes>> {
 }
 
 impl H2 {
-    async fn with(gateway: &Gateway, made: &Made, builder: Builder<TokioExecutor>) -> Self {
+    async fn with(gateway: &Gateway, made: &TestCertificate, builder: Builder<TokioExecutor>) -> Self {
         let stream = made.dial(gateway.address, &["h2", "http/1.1"]).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         Self::on(stream, builder).await
@@ -84,11 +84,11 @@ impl H2 {
         Self { requests, connection: tokio::spawn(connection) }
     }
 
-    async fn connect(gateway: &Gateway, made: &Made) -> Self {
+    async fn connect(gateway: &Gateway, made: &TestCertificate) -> Self {
         Self::with(gateway, made, builder()).await
     }
 
-    /// Sends a request; its answer is awaited elsewhere.
+    /// Sends a request. The caller awaits the answer later.
     fn ask(&self, request: Request<Full<Bytes>>) -> JoinHandle<hyper::Result<Response<Incoming>>> {
         let mut requests = self.requests.clone();
         tokio::spawn(async move {
@@ -101,7 +101,7 @@ impl H2 {
         soon("the head of an answer", self.ask(request)).await.unwrap()
     }
 
-    /// A request and its whole answer.
+    /// Sends a request and returns its whole answer.
     async fn whole(&self, request: Request<Full<Bytes>>) -> (u16, HeaderMap, Bytes) {
         let (head, body) = self.head(request).await.unwrap().into_parts();
         let body = soon("the body of an answer", body.collect()).await.unwrap();
@@ -109,15 +109,15 @@ impl H2 {
         (head.status.as_u16(), head.headers, body.to_bytes())
     }
 
-    /// Waits until the other side ended the connection in order.
+    /// Waits until the gateway ends the connection gracefully.
     async fn ended(&mut self) {
         soon("the end of the connection", &mut self.connection).await.unwrap().unwrap();
     }
 }
 
-/// A gateway with TLS and its certificate.
-fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, Made) {
-    let made = Made::new();
+/// A gateway with TLS, and its certificate.
+fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, TestCertificate) {
+    let made = TestCertificate::new();
     let gateway = Gateway::with(&upstream.base_url(), |config| {
         config.server.tls = made.identity();
         change(config);
@@ -125,7 +125,7 @@ fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, M
     (gateway, made)
 }
 
-/// An upstream that sends an event, and then nothing until it is cancelled.
+/// An upstream that sends an event, and then nothing until its call is cancelled.
 async fn patient() -> (Upstream, mpsc::UnboundedReceiver<oneshot::Receiver<()>>) {
     let (tell, closings) = mpsc::unbounded_channel();
     let upstream = Upstream::scripted(move |request| {
@@ -138,7 +138,7 @@ async fn patient() -> (Upstream, mpsc::UnboundedReceiver<oneshot::Receiver<()>>)
     (upstream, closings)
 }
 
-/// The next bytes. A frame that is empty ends a body, and is no part of it.
+/// The next bytes of a body. An empty frame ends a body and is skipped.
 async fn next(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
     loop {
         match soon("a frame", body.frame()).await?.map(|frame| frame.into_data().unwrap()) {
@@ -149,7 +149,7 @@ async fn next(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
 }
 
 #[tokio::test]
-async fn many_streams_at_once_pass_byte_for_byte() {
+async fn many_concurrent_streams_pass_byte_for_byte() {
     fn bytes(nth: usize) -> Vec<u8> {
         (0..(100_000 + nth * 7_000)).map(|n| u8::try_from((n * (nth + 3)) % 251).unwrap()).collect()
     }
@@ -164,10 +164,10 @@ async fn many_streams_at_once_pass_byte_for_byte() {
     .await;
     let (gateway, made) = gateway(&upstream, |_| ());
     let client = H2::connect(&gateway, &made).await;
-    // Until it is told, a client guesses how many there may be at once.
+    // Until the server's settings arrive, the client only guesses the limit of streams.
     assert_eq!(client.whole(get("/healthz")).await.0, 200);
     for _ in 0..2 {
-        // More than may be under way: the client waits by itself.
+        // More than the limit of concurrent streams: the client queues the rest by itself.
         let asked = (0..48).map(|nth| {
             let answer = client.ask(post(&format!(r#"{{"model":"smart","input":"{nth}"}}"#)));
             tokio::spawn(async move {
@@ -184,7 +184,7 @@ async fn many_streams_at_once_pass_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn answers_are_as_over_http_1_without_what_belongs_to_a_connection() {
+async fn answers_equal_those_over_http_1_without_connection_headers() {
     let upstream = Upstream::scripted(|request| {
         assert_eq!((request.header("connection"), request.header("te")), (None, None));
         let head = "HTTP/1.1 200 OK\r\nconnection: keep-alive, x-hop\r\nkeep-alive: timeout=5\r\nx-hop: 1\r\n\
@@ -203,22 +203,22 @@ async fn answers_are_as_over_http_1_without_what_belongs_to_a_connection() {
         assert!(!headers.contains_key(name), "{name}");
     }
     assert!(headers.contains_key("x-tidegate-request-id"));
-    // Answers of ours, with a large request in between.
+    // Tidegate's own answers, with a large request in between.
     assert_eq!(client.whole(get("/readyz")).await.0, 200);
     assert_eq!(client.whole(get("/v1/nothing")).await.0, 404);
     let large = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(900_000));
     assert_eq!(client.whole(post(&large)).await.0, 200);
-    // What is too large is refused before it is read, and the others do not notice.
+    // A too large body is refused before the gateway reads it. Other streams continue.
     let (status, headers, _) = client.whole(post(&format!("{large}{large}"))).await;
     assert_eq!((status, headers.contains_key("connection")), (413, false));
     assert_eq!(client.whole(post(BODY)).await.0, 200);
-    // A head over the limit, of which clients are told.
+    // A head over the limit that the server announces.
     let mut request = post(BODY);
     request.headers_mut().insert("x-a", "x".repeat(20_000).parse().unwrap());
     let refused = client.head(request).await;
     assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status() == 431));
     assert_eq!(client.whole(post(BODY)).await.0, 200);
-    // Nobody gets a tunnel.
+    // CONNECT opens no tunnel.
     let connect = Request::connect("example.com:443").body(Full::default()).unwrap();
     assert!(client.head(connect).await.is_ok_and(|answer| answer.status().is_client_error()));
     assert_eq!(client.whole(post(BODY)).await.0, 200);
@@ -226,7 +226,7 @@ async fn answers_are_as_over_http_1_without_what_belongs_to_a_connection() {
 }
 
 #[tokio::test]
-async fn leaving_a_stream_cancels_its_call_and_no_other() {
+async fn resetting_a_stream_cancels_only_the_call_of_that_stream() {
     let (upstream, mut closings) = patient().await;
     let (gateway, made) = gateway(&upstream, |_| ());
     let client = H2::connect(&gateway, &made).await;
@@ -237,7 +237,7 @@ async fn leaving_a_stream_cancels_its_call_and_no_other() {
     let mut gone = 0.0;
     for nth in 0..9 {
         let how = nth % 3;
-        // In the stream, before the head, and with the connection.
+        // The client leaves inside the stream, before the head, and with the whole connection.
         let other = H2::connect(&gateway, &made).await;
         let asked = match how {
             0 => client.ask(post(BODY)),
@@ -272,7 +272,7 @@ async fn leaving_a_stream_cancels_its_call_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_reset_is_read_on_where_its_key_drains() {
+async fn a_stream_that_is_reset_is_drained_when_its_key_drains() {
     let (go, wait) = oneshot::channel();
     let (told, closed) = oneshot::channel();
     let usage =
@@ -289,7 +289,7 @@ async fn a_stream_that_is_reset_is_read_on_where_its_key_drains() {
     let mut body = client.head(post(BODY)).await.unwrap().into_body();
     assert_eq!(next(&mut body).await.unwrap().unwrap(), EVENT);
     drop(body);
-    // The reset is there before what comes after it on the same connection.
+    // The reset arrives before later frames of the same connection.
     assert_eq!(client.whole(get("/healthz")).await.0, 200);
     assert_eq!(gateway.metric(IN_FLIGHT).await, 1.0);
     go.send(()).unwrap();
@@ -299,7 +299,7 @@ async fn a_stream_that_is_reset_is_read_on_where_its_key_drains() {
 }
 
 #[tokio::test]
-async fn a_break_resets_its_stream_alone() {
+async fn a_break_of_the_upstream_resets_only_its_stream() {
     let upstream = Upstream::scripted(|request| {
         let first = Step::Send([STREAM, &chunk(EVENT)].concat());
         match request.body.starts_with(b"{\"break") {
@@ -318,7 +318,7 @@ async fn a_break_resets_its_stream_alone() {
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"upstream_broken\"}", 1.0).await;
 }
 
-/// An upstream that sends more than any buffer takes, or an answer at once; told is when a call is cut.
+/// An upstream that sends more than all buffers hold, or a small answer. The receiver learns when a call is cut.
 async fn flooding() -> (Upstream, mpsc::UnboundedReceiver<oneshot::Receiver<()>>) {
     let (tell, closings) = mpsc::unbounded_channel();
     let upstream = Upstream::scripted(move |request| {
@@ -329,7 +329,7 @@ async fn flooding() -> (Upstream, mpsc::UnboundedReceiver<oneshot::Receiver<()>>
         tell.send(closed).unwrap();
         let mut steps = vec![Step::Send(STREAM.to_vec())];
         steps.extend((0..512).map(|_| Step::Send(chunk(&[b'x'; 64 * 1024]))));
-        // Where the gateway cuts the call, sending fails and the sender of this is dropped.
+        // When the gateway cuts the call, sending fails and this sender is dropped.
         steps.push(Step::UntilClosed(told));
         steps
     })
@@ -340,19 +340,19 @@ async fn flooding() -> (Upstream, mpsc::UnboundedReceiver<oneshot::Receiver<()>>
 const FLOOD: &str = r#"{"flood":1,"model":"smart"}"#;
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_is_cut_and_the_others_flow() {
+async fn a_stream_that_the_client_does_not_read_is_cut_and_others_continue() {
     let (upstream, mut closings) = flooding().await;
     let (gateway, made) = gateway(&upstream, |config| config.timeouts.write_stall = SHORT);
     let client = H2::connect(&gateway, &made).await;
     let mut unread = client.head(post(FLOOD)).await.unwrap().into_body();
     let mut closed = closings.recv().await.unwrap();
-    // Everything that the others ask is answered meanwhile.
+    // Requests on other streams are served meanwhile.
     let began = Instant::now();
     loop {
         assert_eq!(client.whole(post(BODY)).await.0, 200);
         match closed.try_recv() {
             Err(oneshot::error::TryRecvError::Empty) => {}
-            cut => break assert!(cut.is_err(), "everything was taken"),
+            cut => break assert!(cut.is_err(), "the gateway read everything"),
         }
         assert!(began.elapsed() < Duration::from_secs(20), "not cut");
     }
@@ -370,7 +370,7 @@ async fn a_stream_that_is_not_read_is_cut_and_the_others_flow() {
 }
 
 #[tokio::test]
-async fn one_without_any_room_is_cut_too() {
+async fn a_stream_with_a_window_of_zero_is_cut() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |config| config.timeouts.write_stall = SHORT);
     let mut narrow = builder();
@@ -379,13 +379,13 @@ async fn one_without_any_room_is_cut_too() {
     let mut body = client.head(post(BODY)).await.unwrap().into_body();
     next(&mut body).await.unwrap().unwrap_err();
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"completed\"}", 1.0).await;
-    // A model's name is ours, and nobody upstream has to do with it.
+    // A model list is Tidegate's own answer, without an upstream.
     let mut body = client.head(get("/v1/models")).await.unwrap().into_body();
     next(&mut body).await.unwrap().unwrap_err();
 }
 
 #[tokio::test]
-async fn a_stream_that_is_read_slowly_is_served() {
+async fn a_stream_that_the_client_reads_slowly_is_served() {
     let upstream = Upstream::scripted(|_| {
         let mut steps = vec![Step::Send(STREAM.to_vec())];
         steps.extend((0..32).map(|_| Step::Send(chunk(&[b'x'; 16 * 1024]))));
@@ -408,7 +408,7 @@ async fn a_stream_that_is_read_slowly_is_served() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_at_all_is_cut_with_all_its_streams() {
+async fn a_client_that_reads_nothing_is_cut_with_all_its_streams() {
     let (upstream, mut closings) = flooding().await;
     let (gateway, made) = gateway(&upstream, |config| config.timeouts.write_stall = SHORT);
     let stream = made.dial(gateway.address, &["h2"]).await.unwrap();
@@ -423,7 +423,7 @@ async fn a_client_that_reads_nothing_at_all_is_cut_with_all_its_streams() {
         body.send_data(Bytes::from_static(FLOOD.as_bytes()), true).unwrap();
         answers.push(answer);
     }
-    // It reads until all are under way, and never again.
+    // The client reads until all requests are in progress, and then never again.
     for _ in 0..3 {
         tokio::select! {
             over = &mut connection => panic!("{over:?}"),
@@ -437,7 +437,7 @@ async fn a_client_that_reads_nothing_at_all_is_cut_with_all_its_streams() {
 }
 
 #[tokio::test]
-async fn a_drain_lets_streams_finish_and_takes_no_more() {
+async fn a_graceful_shutdown_lets_streams_finish_and_accepts_no_more() {
     let (go, gate) = oneshot::channel();
     let mut gate = Some(gate);
     let upstream = Upstream::scripted(move |_| {
@@ -460,20 +460,20 @@ async fn a_drain_lets_streams_finish_and_takes_no_more() {
     assert!(next(&mut body).await.is_none());
     busy.ended().await;
     gateway.ended().await;
-    assert!(!gateway.handle.was_cut());
+    assert!(!gateway.handle.cut_requests());
 }
 
 #[tokio::test]
-async fn before_it_drains_each_connection_ends_with_its_next_request() {
+async fn before_the_drain_each_connection_ends_with_its_next_request() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (mut gateway, made) = gateway(&upstream, |_| ());
     let mut client = H2::connect(&gateway, &made).await;
     assert_eq!(client.whole(post(BODY)).await.0, 200);
-    gateway.leave();
+    gateway.announce_shutdown();
     let (status, headers, _) = client.whole(post(BODY)).await;
     assert_eq!((status, headers.get("connection")), (200, None));
     client.ended().await;
-    // Who comes back is served.
+    // A client that connects again is served.
     let mut client = H2::connect(&gateway, &made).await;
     assert_eq!(client.whole(get("/readyz")).await.0, 503);
     client.ended().await;
@@ -498,16 +498,16 @@ async fn a_stop_breaks_streams() {
         soon("the upstream call to be cancelled", closed).await.unwrap();
     }
     gateway.ended().await;
-    assert!(gateway.handle.was_cut());
+    assert!(gateway.handle.cut_requests());
 }
 
 #[tokio::test]
-async fn a_process_records_what_it_cut() {
+async fn a_process_logs_the_streams_that_it_cut() {
     let (upstream, mut closings) = patient().await;
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (cert, key, file) = (at("tls.crt"), at("tls.key"), at("tidegate.toml"));
-    let made = Made::new();
+    let made = TestCertificate::new();
     made.write(&cert, &key);
     let tls = format!("tls = {{ cert_file = {cert:?}, key_file = {key:?} }}\n[timeouts]\ndrain_timeout_s = 0");
     fs::write(&file, text(&tls, &[("up", &upstream.base_url())], TESTER)).unwrap();
@@ -525,11 +525,11 @@ async fn a_process_records_what_it_cut() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_ended_in_order() {
+async fn an_idle_connection_ends_gracefully() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |config| {
         config.timeouts.keep_alive_idle = SHORT;
-        // It has nothing to do with one that spoke.
+        // This deadline does not apply after the first bytes.
         config.timeouts.first_byte = SHORT * 5;
     });
     for asks in [true, false] {
@@ -542,7 +542,7 @@ async fn an_idle_connection_is_ended_in_order() {
         assert!(since.elapsed() < SHORT * 5, "{:?}", since.elapsed());
     }
     gateway.metric_becomes("tidegate_connections_cut_total{deadline=\"keep_alive_idle\"}", 2.0).await;
-    // One that takes no leave is cut, also one that never began.
+    // A client that ignores GOAWAY is cut, also one that never sent its preface.
     let mut mute = made.dial(gateway.address, &["h2"]).await.unwrap();
     let mut heard = Vec::new();
     let _ = soon("the end", mute.read_to_end(&mut heard)).await;
@@ -550,7 +550,7 @@ async fn an_idle_connection_is_ended_in_order() {
 }
 
 #[tokio::test]
-async fn requests_beside_others_take_slots_and_give_them_back() {
+async fn additional_streams_of_a_connection_take_connection_slots_and_release_them() {
     let (upstream, mut closings) = patient().await;
     let (gateway, made) = gateway(&upstream, |config| config.server.max_connections = 3);
     let client = H2::connect(&gateway, &made).await;
@@ -577,20 +577,20 @@ async fn requests_beside_others_take_slots_and_give_them_back() {
 }
 
 #[tokio::test]
-async fn thousands_of_resets_leave_nothing_behind() {
+async fn thousands_of_resets_leave_no_slot_or_call_behind() {
     let (upstream, mut closings) = patient().await;
     let (gateway, made) = gateway(&upstream, |config| config.server.max_connections = 40);
     let mut reset = 0;
     while reset < 2000 {
         let mut client = H2::connect(&gateway, &made).await;
-        // Until the gateway has had enough of this client.
+        // Until the gateway closes the connection of this client.
         while reset < 2000 {
             if poll_fn(|cx| client.requests.poll_ready(cx)).await.is_err() {
                 break;
             }
             let mut asked = Box::pin(client.requests.send_request(post(BODY)));
             let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut asked).poll(cx))).await;
-            // Some reach the gateway before they are given up, some do not.
+            // Some requests reach the gateway before the client gives up, some do not.
             if reset % 7 == 0 {
                 tokio::task::yield_now().await;
             }
@@ -601,7 +601,7 @@ async fn thousands_of_resets_leave_nothing_behind() {
     gateway.metric_becomes(IN_FLIGHT, 0.0).await;
     gateway.metric_becomes("tidegate_connections ", 0.0).await;
     while let Ok(closed) = closings.try_recv() {
-        // Told, or never begun.
+        // The sender reports the end, or was dropped with a call that never began.
         let _ = soon("the upstream call to be cancelled", closed).await;
     }
     // Every slot is free again.
@@ -614,22 +614,22 @@ async fn thousands_of_resets_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn only_who_offers_it_gets_it() {
+async fn only_clients_that_offer_http_2_get_it() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |_| ());
     for alpn in [&["http/1.1"][..], &[]] {
         let stream = made.dial(gateway.address, alpn).await.unwrap();
         assert_eq!(Client::on(stream).create(BODY).await.status, 200);
     }
-    // Its preface is no request of HTTP/1.1.
+    // Over HTTP/1.1, the preface of HTTP/2 is an invalid request.
     let mut client = made.connect(&gateway).await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(client.answer().await.status, 400);
 }
 
-/// A gateway that refuses at once, whatever the body: for its key (401), its length (413), a limit (429), its path (404), and in
-/// mid-body, as it is no JSON (400).
-async fn refusing() -> (Upstream, Gateway, Made) {
+/// A gateway that refuses at once: for the key (401), the length (413), a limit (429), the path (404), and in the
+/// middle of a body that is no JSON (400).
+async fn refusing() -> (Upstream, Gateway, TestCertificate) {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |config| {
         let mut limited = key("limited", "sk-limited");
@@ -642,7 +642,7 @@ async fn refusing() -> (Upstream, Gateway, Made) {
     (upstream, gateway, made)
 }
 
-/// Key, path, bytes of the body, and the status that is due.
+/// Key, path, bytes of the body, and the expected status.
 const REFUSED: [(&str, &str, usize, u16); 6] = [
     ("sk-nobody", "/v1/responses", 600_000, 401),
     ("sk-nobody", "/v1/responses", 3_000_000, 401),
@@ -652,9 +652,9 @@ const REFUSED: [(&str, &str, usize, u16); 6] = [
     (KEY, "/v1/responses", 900_000, 400),
 ];
 
-/// Curl of Debian 12 (7.88) takes a reset behind an answer for a failure.
+/// Curl of Debian 12 (7.88) treats a reset behind an answer as a failure.
 #[tokio::test]
-async fn curl_gets_every_early_refusal() {
+async fn curl_receives_every_early_error() {
     const TRIES: usize = 10;
     if std::process::Command::new("curl").arg("--version").output().is_err() {
         return say("curl is not here: early refusals over HTTP/2 are not tried with it");
@@ -702,9 +702,9 @@ async fn curl_gets_every_early_refusal() {
     gateway.metric_becomes("tidegate_connections ", 0.0).await;
 }
 
-/// Node's HTTP/2 sends a body to its end, whatever is answered.
+/// Node's HTTP/2 client sends a body to its end, whatever the answer is.
 #[tokio::test]
-async fn node_gets_every_early_refusal() {
+async fn node_receives_every_early_error() {
     if std::process::Command::new("node").arg("--version").output().is_err() {
         return say("Node.js is not here: early refusals over HTTP/2 are not tried with it");
     }
@@ -742,9 +742,9 @@ stream.end(Buffer.alloc(Number(length), "x"));
     }
 }
 
-/// A client that goes on sending after its answer is neither reset nor held up, and its connection stays.
+/// A client that continues to send after its answer is neither reset nor blocked, and its connection stays.
 #[tokio::test]
-async fn the_rest_of_a_refused_body_is_read_away() {
+async fn the_rest_of_a_refused_body_is_read_and_dropped() {
     let (_upstream, gateway, made) = refusing().await;
     let stream = made.dial(gateway.address, &["h2"]).await.unwrap();
     let (requests, connection) = h2::client::handshake(stream).await.unwrap();
@@ -754,10 +754,11 @@ async fn the_rest_of_a_refused_body_is_read_away() {
             Request::post(format!("https://localhost{path}")).header("authorization", format!("Bearer {key}"));
         let (answer, mut body) =
             requests.clone().ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
-        // The first byte lets the gateway see that it is no JSON. The answer is whole before the rest of the body goes out.
+        // From the first byte the gateway sees that the body is no JSON. The answer is complete before the client sends
+        // the rest.
         body.send_data(Bytes::from_static(b"x"), false).unwrap();
         let mut answer = soon("a refusal", answer).await.unwrap();
-        // Without a length nothing is too large yet.
+        // Without a length, no body is too large from the start.
         assert_eq!(answer.status(), if status == 413 { 400 } else { status });
         while let Some(data) = soon("the answer", answer.body_mut().data()).await {
             let _ = answer.body_mut().flow_control().release_capacity(data.unwrap().len());
@@ -774,9 +775,9 @@ async fn the_rest_of_a_refused_body_is_read_away() {
     gateway.metric_becomes("tidegate_connections ", 0.0).await;
 }
 
-/// One that stops in the middle of its body, after its answer, has its stream ended after a while, and without blame.
+/// A client that stops in the middle of its body after the answer: the stream ends after a while, without an error.
 #[tokio::test]
-async fn a_refused_body_that_does_not_end_is_ended() {
+async fn a_refused_body_that_never_ends_has_its_stream_ended() {
     let (_upstream, gateway, made) = refusing().await;
     let stream = made.dial(gateway.address, &["h2"]).await.unwrap();
     let (requests, connection) = h2::client::handshake(stream).await.unwrap();

@@ -1,4 +1,4 @@
-//! Keys in the store: made, changed and deleted by the command line while gateways run.
+//! Keys in the store: the command line creates, changes and deletes them while gateways run.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -10,12 +10,12 @@ use crate::support::{
     client::{Answer, Client},
     database::{Postgres, until},
     gateway::KEY,
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     soon,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
-/// A folder with a configuration; `more` comes first, so that it may add to `[server]`.
+/// A folder with a configuration. `more` comes first, so that it may add to `[server]`.
 fn folder(upstream: &Upstream, more: &str, keys: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     write(folder.path(), upstream, more, keys);
@@ -47,7 +47,7 @@ name = "team"
     fs::write(folder.join("tidegate.toml"), text).unwrap();
 }
 
-/// In dollars.
+/// A price in dollars.
 const PRICE: &str = "[[prices]]\nupstream = \"one\"\nmodel = \"smart\"\ncurrency = \"USD\"\nper_call = 1";
 
 const OF_FILE: &str = "[[keys]]\nname = \"file\"\nsecret = { env = \"FILE_KEY\" }";
@@ -58,13 +58,13 @@ fn serve(folder: &Path) -> Process {
     Process::start(&mut command)
 }
 
-/// `tidegate keys …`, without the variables of credentials.
+/// Runs `tidegate keys …` without the variables of credentials.
 fn keys(folder: &Path, arguments: &[&str]) -> Result<String, String> {
     let mut command = tidegate(folder);
     command.args(["--config", "tidegate.toml", "keys"]).args(arguments).env("TIDEGATE_ACTOR", "ann");
     let output = run(&mut command);
     let printed = || String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() { Ok(printed()) } else { Err(said(&output)) }
+    if output.status.success() { Ok(printed()) } else { Err(output_text(&output)) }
 }
 
 async fn ask(address: std::net::SocketAddr, key: &str, more: &str) -> Answer {
@@ -78,18 +78,18 @@ async fn ask(address: std::net::SocketAddr, key: &str, more: &str) -> Answer {
     client.answer().await
 }
 
-/// Awaits that requests with this key get this status; returned is how long it took.
-async fn becomes(address: std::net::SocketAddr, key: &str, status: u16) -> Duration {
+/// Waits until requests with this key get this status, and returns the time that took.
+async fn status_becomes(address: std::net::SocketAddr, key: &str, status: u16) -> Duration {
     let began = Instant::now();
     until(&format!("status {status}"), async || ask(address, key, "").await.status == status).await;
     began.elapsed()
 }
 
-/// A change is noticed within 2 s; this machine may be busy with other tests.
+/// A gateway notices a change within 2 s. The machine may be busy with other tests.
 const NOTICED: Duration = Duration::from_secs(4);
 
 #[tokio::test]
-async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_runs() {
+async fn keys_are_created_disabled_enabled_rotated_and_deleted_while_the_gateway_runs() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "", OF_FILE);
     let folder = folder.path();
@@ -100,22 +100,22 @@ async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_ru
 
     let key = keys(folder, &["create", "--name", "team-a", "--models", "smart", "--group", "team"]).unwrap();
     assert!(key.starts_with("tg-") && key.len() == 61, "{key}");
-    assert!(becomes(address, &key, 200).await < NOTICED);
-    assert_eq!(ask(address, KEY, "").await.status, 200, "that of the file is still there");
+    assert!(status_becomes(address, &key, 200).await < NOTICED);
+    assert_eq!(ask(address, KEY, "").await.status, 200, "the key of the file still works");
     keys(folder, &["disable", "team-a"]).unwrap();
-    assert!(becomes(address, &key, 401).await < NOTICED);
+    assert!(status_becomes(address, &key, 401).await < NOTICED);
     let disabled = ask(address, &key, "").await;
-    assert_eq!(disabled.json(), unknown.json(), "nobody is told that it exists");
+    assert_eq!(disabled.json(), unknown.json(), "the error must not reveal that the key exists");
     keys(folder, &["enable", "team-a"]).unwrap();
-    becomes(address, &key, 200).await;
+    status_becomes(address, &key, 200).await;
 
     let second = keys(folder, &["rotate", "team-a", "--grace", "1h"]).unwrap();
-    becomes(address, &second, 200).await;
-    assert_eq!(ask(address, &key, "").await.status, 200, "the one before works on");
+    status_becomes(address, &second, 200).await;
+    assert_eq!(ask(address, &key, "").await.status, 200, "the previous secret still works");
     let third = keys(folder, &["rotate", "team-a", "--grace", "2s"]).unwrap();
-    becomes(address, &third, 200).await;
-    assert_eq!(ask(address, &key, "").await.status, 401, "only the last one before does");
-    becomes(address, &second, 401).await;
+    status_becomes(address, &third, 200).await;
+    assert_eq!(ask(address, &key, "").await.status, 401, "only the latest previous secret still works");
+    status_becomes(address, &second, 401).await;
     assert_eq!(ask(address, &third, "").await.status, 200);
 
     let shown: Value = serde_json::from_str(&keys(folder, &["show", "team-a", "--json"]).unwrap()).unwrap();
@@ -132,13 +132,16 @@ async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_ru
         let database = fs::read(folder.join("data/ledger.db")).unwrap();
         let wal = fs::read(folder.join("data/ledger.db-wal")).unwrap_or_default();
         for bytes in [database, wal, fs::read(folder.join("data/keys.json")).unwrap()] {
-            assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "the key itself is kept");
+            assert!(
+                !bytes.windows(secret.len()).any(|window| window == secret.as_bytes()),
+                "the secret itself is stored"
+            );
         }
     }
     let list = keys(folder, &["list"]).unwrap();
     assert!(list.contains("team-a") && list.contains("file") && list.contains(&third[..9]), "{list}");
     keys(folder, &["delete", "team-a", "--yes"]).unwrap();
-    assert!(becomes(address, &third, 401).await < NOTICED);
+    assert!(status_becomes(address, &third, 401).await < NOTICED);
     assert!(keys(folder, &["show", "team-a"]).unwrap().contains("deleted"));
     assert!(keys(folder, &["show", "team-b"]).unwrap_err().contains("no key has the name team-b"));
     gateway.signal("INT");
@@ -146,7 +149,7 @@ async fn a_key_is_made_disabled_enabled_rotated_and_deleted_while_the_gateway_ru
 }
 
 #[tokio::test]
-async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
+async fn invalid_settings_of_a_key_are_reported_and_no_key_is_created() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "", &format!("{OF_FILE}\n{PRICE}"));
     let folder = folder.path();
@@ -175,7 +178,7 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
     for command in ["disable", "enable", "rotate", "delete"] {
         assert!(keys(folder, &[command, "file"]).unwrap_err().contains("is declared in tidegate.toml"));
     }
-    // They can be looked at here.
+    // The commands still show such keys.
     let shown: Value = serde_json::from_str(&keys(folder, &["show", "file", "--json"]).unwrap()).unwrap();
     assert_eq!((&shown["declared_in"], &shown["audit"]), (&"tidegate.toml".into(), &Value::Array(Vec::new())));
     assert!(keys(folder, &["show", "file"]).unwrap().contains("declared in  tidegate.toml"));
@@ -183,8 +186,8 @@ async fn what_a_key_cannot_be_is_said_and_nothing_is_made() {
     assert!(keys(folder, &["create", "--name", "x"]).unwrap_err().contains("a key of this name is there already"));
 }
 
-/// Eight at once make a key each, and then change it: none has to be told to try again, and no change is lost.
-async fn eight_at_once(folder: &Path) {
+/// Eight processes create a key each, and then change it. None has to try again, and no change is lost.
+async fn change_keys_in_eight_processes(folder: &Path) {
     let each = (0..8).map(|nth| {
         let folder = folder.to_owned();
         tokio::task::spawn_blocking(move || {
@@ -211,17 +214,17 @@ async fn eight_at_once(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_may_be_changed_by_eight_at_once() {
+async fn eight_processes_may_change_keys_at_once() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let of_sqlite = folder(&upstream, "", OF_FILE);
-    eight_at_once(of_sqlite.path()).await;
+    change_keys_in_eight_processes(of_sqlite.path()).await;
     let postgres = Postgres::start().await;
     let of_postgres = folder(&upstream, &format!("[store]\nurl = \"{}\"", postgres.url()), OF_FILE);
-    eight_at_once(of_postgres.path()).await;
+    change_keys_in_eight_processes(of_postgres.path()).await;
 }
 
 #[tokio::test]
-async fn the_audit_names_who_has_no_name_by_number() {
+async fn the_audit_names_a_user_without_a_name_by_number() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "", OF_FILE);
     let folder = folder.path();
@@ -234,7 +237,7 @@ async fn the_audit_names_who_has_no_name_by_number() {
 }
 
 #[tokio::test]
-async fn every_setting_is_kept_shown_and_served() {
+async fn every_setting_of_a_key_is_stored_shown_and_enforced() {
     let body = [STREAM, &chunk(b"data: {\"type\":\"response.output_text.delta\"}\n\n")].concat();
     let (go, wait) = oneshot::channel();
     let usage = format!("data: {{\"type\":\"response.completed\",\"response\":{RESPONSE}}}\n\n");
@@ -275,7 +278,7 @@ async fn every_setting_is_kept_shown_and_served() {
     ] {
         assert!(lines.iter().any(|line| **line == expected), "{expected:?} in:\n{text}");
     }
-    // Left in the middle, it is read on: its row knows what it cost.
+    // The client leaves in the middle: the answer is drained, and its row has the real cost.
     let asked = async || {
         let mut client = Client::connect(address).await;
         let head = format!("POST /v1/responses HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {key}\r\n");
@@ -284,21 +287,21 @@ async fn every_setting_is_kept_shown_and_served() {
     };
     until("the key", async || asked().await.status == 200).await;
     let answer = asked().await;
-    // Those of the model are fewer.
+    // The limit for the model is lower than the key's.
     assert_eq!(answer.header("x-ratelimit-limit-requests"), Some("50"));
     go.send(()).unwrap();
-    // The third finds 2 dollars spent.
+    // The third request finds 2 dollars spent.
     until("the end of the budget", async || asked().await.status == 429).await;
     let rows = || -> Vec<Value> {
         let mut usage = tidegate(folder);
-        let lines = said(&run(usage.args(["--config", "tidegate.toml", "usage", "--rows", "--json"])));
+        let lines = output_text(&run(usage.args(["--config", "tidegate.toml", "usage", "--rows", "--json"])));
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     until("two rows", async || rows().len() == 2).await;
     let row = &rows()[0];
     let of_row = ["key", "group", "state", "end", "cost", "currency"].map(|name| row[name].as_str().unwrap());
     assert_eq!(of_row, ["all", "team", "exact", "client_gone", "1", "USD"]);
-    // Nothing is done twice, and what is gone keeps its history.
+    // A repeated command changes nothing, and a deleted key keeps its history.
     keys(folder, &["enable", "all"]).unwrap();
     keys(folder, &["disable", "all"]).unwrap();
     assert_eq!(keys(folder, &["disable", "all"]).unwrap(), "all is disabled already");
@@ -313,7 +316,7 @@ async fn every_setting_is_kept_shown_and_served() {
     assert!(last["before"].as_str().is_some_and(|hash| hash.len() == 64) && last["after"].is_null(), "{shown}");
     let text = keys(folder, &["show", "all"]).unwrap();
     assert!(text.contains("delete by ann (") && text.ends_with(" -> -)"), "{text}");
-    // Who takes its name takes what is kept under it, and is told.
+    // A new key with a deleted key's name inherits its state and spend, and the command says so.
     let mut create = tidegate(folder);
     create.args(["--config", "tidegate.toml", "keys", "create", "--name", "all"]);
     let output = run(&mut create);
@@ -321,9 +324,9 @@ async fn every_setting_is_kept_shown_and_served() {
     assert!(told.contains("an earlier key had the name all") && output.stdout.starts_with(b"tg-"), "{told}");
 }
 
-/// A key of SQLite and one of PostgreSQL.
+/// One key in SQLite and one in PostgreSQL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn chat_streams_of_a_key_tell_their_tokens_for_as_long_as_it_says_so() {
+async fn chat_streams_of_a_key_ask_for_usage_while_the_key_requires_it() {
     const PLAIN: &str = r#"{"model":"smart","stream":true}"#;
     const TELLING: &str = r#"{"model":"smart","stream":true,"stream_options":{"include_usage":true}}"#;
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -334,7 +337,7 @@ async fn chat_streams_of_a_key_tell_their_tokens_for_as_long_as_it_says_so() {
         let mut gateway = serve(folder);
         let address = gateway.ready();
         let key = keys(folder, &["create", "--name", "chat"]).unwrap();
-        becomes(address, &key, 200).await;
+        status_becomes(address, &key, 200).await;
         upstream.taken();
         let mut goes_up_as = async |expected: &str| {
             until(expected, async || {
@@ -359,19 +362,19 @@ async fn chat_streams_of_a_key_tell_their_tokens_for_as_long_as_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_key_ends_and_comes_from_where_it_may() {
+async fn a_key_expires_and_is_limited_to_its_ip_addresses() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "trusted_proxies = [\"127.0.0.1\"]", OF_FILE);
     let folder = folder.path();
     let mut gateway = serve(folder);
     let address = gateway.ready();
     let short = keys(folder, &["create", "--name", "short", "--expires", "4s"]).unwrap();
-    becomes(address, &short, 200).await;
-    becomes(address, &short, 401).await;
+    status_becomes(address, &short, 200).await;
+    status_becomes(address, &short, 401).await;
     let here = keys(folder, &["create", "--name", "here", "--ip", "127.0.0.0/8"]).unwrap();
     let there = keys(folder, &["create", "--name", "there", "--ip", "192.0.2.0/24", "--ip", "2001:db8::/32"]).unwrap();
-    becomes(address, &here, 200).await;
-    // Made after the other one: perhaps it is known a look later.
+    status_becomes(address, &here, 200).await;
+    // The second key was created later: the gateway may notice it one look later.
     until("the second key is known", async || {
         ask(address, &there, "x-forwarded-for: 192.0.2.7\r\n").await.status == 200
     })
@@ -386,7 +389,7 @@ async fn a_key_ends_and_comes_from_where_it_may() {
 }
 
 #[tokio::test]
-async fn without_its_database_a_start_has_the_keys_of_the_copy() {
+async fn without_its_database_a_start_uses_the_snapshot_of_the_keys() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "", "");
     let folder = folder.path();
@@ -408,14 +411,14 @@ async fn without_its_database_a_start_has_the_keys_of_the_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
+async fn replicas_share_keys_through_postgresql_and_continue_without_it() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut postgres = Postgres::start().await;
     let store = format!("[store]\nurl = \"{}\"", postgres.url());
     let folders = [folder(&upstream, &store, ""), folder(&upstream, &store, "")];
     let [one, two] = [folders[0].path(), folders[1].path()];
     let key = keys(one, &["create", "--name", "a"]).unwrap();
-    // Of our making, and nobody has it.
+    // Tidegate created this secret, and its key is deleted.
     let gone = keys(one, &["create", "--name", "gone"]).unwrap();
     keys(one, &["delete", "gone", "--yes"]).unwrap();
     let mut gateways = [serve(one), serve(two)];
@@ -425,19 +428,19 @@ async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
     }
     let other = keys(two, &["create", "--name", "b"]).unwrap();
     for address in &addresses {
-        assert!(becomes(*address, &other, 200).await < Duration::from_secs(5));
+        assert!(status_becomes(*address, &other, 200).await < Duration::from_secs(5));
     }
     postgres.stop();
     for address in &addresses {
         assert_eq!((ask(*address, &key, "").await.status, ask(*address, &other, "").await.status), (200, 200));
-        // It might have been made a moment ago.
-        becomes(*address, &gone, 503).await;
+        // Another replica might have created it a moment ago.
+        status_becomes(*address, &gone, 503).await;
         ask(*address, &gone, "").await.assert_problem(503, "keys_unavailable");
         assert_eq!(ask(*address, "tg-nobody", "").await.status, 401);
     }
     gateways[0].signal("INT");
     assert_eq!(gateways[0].exit(), Some(0));
-    // Started without it, the copy counts; a new folder knows nothing, and does not say 401.
+    // A start without PostgreSQL uses the snapshot. A new data folder has no snapshot, and answers 503 instead of 401.
     let mut again = serve(one);
     assert_eq!(ask(again.ready(), &other, "").await.status, 200);
     let fresh = folder(&upstream, &store, "");
@@ -448,14 +451,14 @@ async fn replicas_share_keys_through_postgresql_and_go_on_without_it() {
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
     postgres.run().await;
-    becomes(address, &other, 200).await;
-    becomes(address, &gone, 401).await;
+    status_becomes(address, &other, 200).await;
+    status_becomes(address, &gone, 401).await;
     assert_eq!(ask(address, "tg-nobody", "").await.status, 401);
     assert_eq!(Client::connect(address).await.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_key_for_what_is_gone_may_use_nothing_of_it() {
+async fn a_key_of_a_removed_group_and_a_key_hidden_by_the_file_are_refused() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "", OF_FILE);
     let folder = folder.path();
@@ -464,11 +467,11 @@ async fn a_key_for_what_is_gone_may_use_nothing_of_it() {
     let mut gateway = serve(folder);
     let address = gateway.ready();
     assert_eq!((ask(address, &grouped, "").await.status, ask(address, &named, "").await.status), (200, 200));
-    // The group is gone, and the file has a key of its own by the name.
+    // The group is removed, and the file declares a key with the other one's name.
     write(folder, &upstream, "", &OF_FILE.replace("\"file\"", "\"named\""));
     let text = fs::read_to_string(folder.join("tidegate.toml")).unwrap().replace("[[groups]]\nname = \"team\"\n", "");
     fs::write(folder.join("tidegate.toml"), text).unwrap();
-    becomes(address, &grouped, 401).await;
+    status_becomes(address, &grouped, 401).await;
     assert_eq!((ask(address, &named, "").await.status, ask(address, KEY, "").await.status), (401, 200));
     let list = keys(folder, &["list"]).unwrap();
     assert!(list.contains("refused: its group is gone"), "{list}");
@@ -476,9 +479,9 @@ async fn a_key_for_what_is_gone_may_use_nothing_of_it() {
     assert_eq!((&shown["state"], &shown["refused_because"]), (&"refused".into(), &"its group is gone".into()));
 }
 
-/// A budget that is set while the gateway runs begins with what its key spent already, from its first request on.
+/// A budget that is added while the gateway runs counts the key's past spend from the first request on.
 #[tokio::test]
-async fn what_a_key_spent_counts_from_the_first_request_after_it_gets_a_budget() {
+async fn past_spend_counts_from_the_first_request_after_a_key_gets_a_budget() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream, "", &format!("{OF_FILE}\n{PRICE}"));
     let folder = folder.path();
@@ -507,7 +510,7 @@ async fn what_a_key_spent_counts_from_the_first_request_after_it_gets_a_budget()
 }
 
 #[tokio::test]
-async fn a_key_whose_budget_cannot_be_counted_any_more_is_refused_and_never_unlimited() {
+async fn a_key_whose_budget_cannot_be_counted_is_refused_and_never_unlimited() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let prices = |currency: &str| format!("{OF_FILE}\n{}", PRICE.replace("USD", currency));
     let folder = folder(&upstream, "", &prices("USD"));
@@ -517,9 +520,9 @@ async fn a_key_whose_budget_cannot_be_counted_any_more_is_refused_and_never_unli
     let mut gateway = serve(folder);
     let address = gateway.ready();
     assert_eq!((ask(address, &limited, "").await.status, ask(address, &free, "").await.status), (200, 200));
-    // Nobody says what a yuan is in dollars.
+    // The configuration has no exchange rate between the prices and the budget.
     write(folder, &upstream, "", &prices("CNY"));
-    becomes(address, &limited, 401).await;
+    status_becomes(address, &limited, 401).await;
     let told = gateway.logged("stored keys disabled: this configuration");
     assert_eq!(told["keys"], "limited");
     assert_eq!(ask(address, &limited, "").await.status, 401);
@@ -532,5 +535,5 @@ async fn a_key_whose_budget_cannot_be_counted_any_more_is_refused_and_never_unli
     assert!(list.contains("refused: its budgets cannot be counted"), "{list}");
     assert!(keys(folder, &["show", "limited"]).unwrap().contains("its budgets cannot be counted"));
     write(folder, &upstream, "", &prices("USD"));
-    becomes(address, &limited, 200).await;
+    status_becomes(address, &limited, 200).await;
 }

@@ -1,5 +1,5 @@
-//! What the ledger adds to a request, and that a slow database adds nothing: the same requests, by turns, at gateways that
-//! differ in nothing else. Figures for whoever reads them; checked are answers and rows.
+//! The latency that the ledger adds to a request, and that a slow database adds none: the same requests, in turns, at
+//! gateways that differ in nothing else. The test prints figures, and checks answers and rows.
 
 use std::{fs::File, io, net::SocketAddr, path::Path, time::Duration};
 
@@ -26,20 +26,20 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
-/// What every answer of the slow database takes longer.
+/// The delay of every answer of the slow database.
 const DELAY: Duration = Duration::from_millis(500);
 
-/// Requests of a round at each gateway, and rounds.
+/// The number of concurrent requests at each gateway, and the number of rounds.
 const LOADS: [(usize, usize); 2] = [(1, 4000), (16, 400)];
 
-/// Rounds before those that count: connections are made, and what is read first is read.
+/// Rounds before the measurement, which open connections and fill caches.
 const WARM_UP: usize = 100;
 
-/// A disk on which nothing is written: the ledger does everything but write, sync and feed its database.
+/// A disk that writes nothing: the ledger does everything but write, sync and feed its database.
 #[derive(Debug)]
-struct Nowhere;
+struct NullDisk;
 
-impl Disk for Nowhere {
+impl Disk for NullDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         SystemDisk.create(path)
     }
@@ -57,8 +57,8 @@ impl Disk for Nowhere {
     }
 }
 
-/// Passes on what comes for `server`, and each of its answers so much later.
-async fn slow_way_to(server: SocketAddr) -> SocketAddr {
+/// A proxy to `server` that delays each of its answers.
+async fn slow_proxy_to(server: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -90,7 +90,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) 
     }
 }
 
-/// A gateway of the comparison, and what its requests took.
+/// One gateway of the comparison, with the durations of its requests.
 struct Arm {
     name: &'static str,
     gateway: Gateway,
@@ -128,7 +128,7 @@ impl Arm {
         took
     }
 
-    /// How many rows its database has.
+    /// The number of rows in its database.
     async fn rows(&self) -> u64 {
         let Ok(mut database) = Database::open_to_read(&self.place).await else { return 0 };
         let totals = database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default();
@@ -158,14 +158,14 @@ fn print(at_once: usize, arms: &[Arm]) {
 
 #[tokio::test]
 #[ignore = "half a minute; for the figures"]
-async fn what_the_ledger_and_a_slow_database_add() {
+async fn latency_of_the_ledger_and_of_a_slow_database() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let postgres = Postgres::start().await;
     postgres.execute("CREATE DATABASE slow").await;
     let url = |address: &str, database: &str| -> String { format!("postgres://tidegate@{address}/{database}") };
     let direct = postgres.url().rsplit_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
-    let slow = slow_way_to(direct.parse().unwrap()).await.to_string();
-    // Its tables are there: making them takes a slow database many answers.
+    let slow = slow_proxy_to(direct.parse().unwrap()).await.to_string();
+    // The tables exist already: creating them takes many answers of a slow database.
     let place = |database: &str| DatabaseLocation::Postgres { url: url(&direct, database).into(), password: None };
     Database::open(&place("slow")).await.unwrap().close().await;
 
@@ -175,7 +175,7 @@ async fn what_the_ledger_and_a_slow_database_add() {
         ..plain()
     };
     let mut arms = [
-        Arm::new("nothing written", &Nowhere, plain(), None),
+        Arm::new("nothing written", &NullDisk, plain(), None),
         Arm::new("SQLite", &SystemDisk, plain(), None),
         Arm::new("PostgreSQL", &SystemDisk, on(&direct, "postgres"), Some(place("postgres"))),
         Arm::new("PostgreSQL, 500 ms late", &SystemDisk, on(&slow, "slow"), Some(place("slow"))),
@@ -183,7 +183,8 @@ async fn what_the_ledger_and_a_slow_database_add() {
     let mut asked = 0;
     for (at_once, rounds) in LOADS {
         for round in 0..WARM_UP + rounds {
-            // Nobody is always the first after a pause, or after the same other one.
+            // The order changes, so that no gateway is always the first after a pause or always after the same other
+            // one.
             let count = arms.len();
             for turn in 0..count {
                 let nth = if (round / count).is_multiple_of(2) {
@@ -203,7 +204,7 @@ async fn what_the_ledger_and_a_slow_database_add() {
             arm.took.clear();
         }
     }
-    assert_eq!(arms[0].rows().await, 0, "what was not written reached a database");
+    assert_eq!(arms[0].rows().await, 0, "a row that was never written reached the database");
     for arm in &arms[1..] {
         until(arm.name, async || arm.rows().await == asked).await;
     }

@@ -1,15 +1,15 @@
 //! One row for each request that went up, whatever happens to the gateway.
 
-mod apart;
-mod bound;
-mod faults;
-mod full;
+mod comparison;
+mod disk_faults;
+#[cfg(unix)]
+mod file_modes;
+mod full_disk;
+mod full_journal;
 mod kills;
 mod load;
 mod postgres;
-#[cfg(unix)]
-mod private;
-mod truth;
+mod rejected_rows;
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -18,36 +18,36 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use self::{
+    comparison::{Row, rows_of},
     kills::settings,
     load::{OTHER_KEY, body},
-    truth::{Row, rows_of},
 };
 use crate::support::{
     client::Client,
     gateway::{Gateway, KEY, UPSTREAM_KEY, config},
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     soon,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
-fn with(folder: &Path, arguments: &[&str]) -> Command {
+fn command_with_secrets(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = tidegate(folder);
     command.args(arguments).args(["--config", "tidegate.toml"]);
-    secrets(&mut command);
+    set_secrets(&mut command);
     command
 }
 
-fn secrets(command: &mut Command) {
+fn set_secrets(command: &mut Command) {
     command.env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY).env("B_KEY", OTHER_KEY);
 }
 
 #[tokio::test]
-async fn a_row_says_how_its_request_ended() {
+async fn each_row_says_how_its_request_ended() {
     let mut steps = vec![
         vec![Step::Send(json("200 OK", RESPONSE))],
         vec![Step::Send(json("400 Bad Request", r#"{"error":{"message":"no"}}"#))],
         vec![Step::Send(json("200 OK", "{}"))],
-        // An idle connection that closes gets one more try on a fresh one.
+        // After an idle connection closes, Tidegate tries once more on a fresh one.
         vec![Step::Close],
         vec![Step::Close],
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::Close],
@@ -63,12 +63,12 @@ async fn a_row_says_how_its_request_ended() {
         client.post(body("smart", number)).await;
         let mut answer = client.head().await;
         if number == 5 {
-            // It is under way when everything ends.
+            // This request is in progress when the gateway stops.
             gateway.stop();
         }
         client.body(&mut answer).await;
     }
-    // Nothing went up, so there is no row.
+    // A request that never went up has no row.
     gateway.ended().await;
     let expected = [
         ("exact", "completed", Some(3)),
@@ -84,11 +84,11 @@ async fn a_row_says_how_its_request_ended() {
     assert_eq!(found, expected);
     assert!(rows.iter().all(|row| row.attempts == 1 && row.upstream.as_deref() == Some("up")), "{rows:?}");
     let journal = fs::read_dir(gateway.folder.path().join("journal")).unwrap().count();
-    assert_eq!(journal, 0, "the journal is not read at the next start");
+    assert_eq!(journal, 0, "the journal is left after a graceful shutdown");
 }
 
 #[tokio::test]
-async fn what_is_refused_before_anything_goes_up_has_no_row() {
+async fn a_request_that_is_refused_before_it_goes_up_has_no_row() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut gateway = Gateway::before(&upstream.base_url());
     for body in ["{", r#"{"model":"nobody"}"#, "{}"] {
@@ -101,23 +101,23 @@ async fn what_is_refused_before_anything_goes_up_has_no_row() {
 }
 
 #[tokio::test]
-async fn usage_sums_up_beside_the_gateway_and_after_it() {
+async fn usage_sums_the_rows_while_the_gateway_runs_and_afterwards() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     settings(folder.path(), 1, &upstream.base_url(), &upstream.base_url());
-    // Without the variables of credentials and keys.
+    // The command needs no variables of credentials and keys.
     let usage =
         |arguments: &[&str]| run(tidegate(folder.path()).args(["--config", "tidegate.toml", "usage"]).args(arguments));
     let none = usage(&[]);
-    assert!(!none.status.success() && said(&none).contains("there is no ledger at "), "{}", said(&none));
+    assert!(!none.status.success() && output_text(&none).contains("there is no ledger at "), "{}", output_text(&none));
 
-    let mut process = Process::start(&mut with(folder.path(), &["serve"]));
+    let mut process = Process::start(&mut command_with_secrets(folder.path(), &["serve"]));
     let address = process.ready();
     let table = soon("an empty ledger", async {
         loop {
             let empty = usage(&[]);
             if empty.status.success() {
-                return said(&empty);
+                return output_text(&empty);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -129,7 +129,7 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     }
     let json = |arguments: &[&str]| -> Value {
         let output = usage(&[arguments, &["--json"]].concat());
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)))
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)))
     };
     soon("three rows", async {
         while json(&[])[0]["requests"] != 3 {
@@ -152,12 +152,12 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     assert_eq!(names("day")[0].as_str().unwrap().len(), "2026-11-01".len());
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
-    let csv = said(&usage(&["--csv", "--by", "model"]));
+    let csv = output_text(&usage(&["--csv", "--by", "model"]));
     assert!(
         csv.ends_with("\npair,2,6,2,10,4,2,0,0,0,0,0,0,0,0.020029,0,0.020029,0\nsmart,1,3,1,5,2,1,0,0,0,0,0,0,0,0.0100145,0,0.0100145,0\n"),
         "{csv}"
     );
-    let lines = said(&usage(&["--rows", "--json"]));
+    let lines = output_text(&usage(&["--rows", "--json"]));
     let objects: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let models: Vec<_> = objects.iter().map(|row| row["model"].as_str().unwrap()).collect();
     assert_eq!(models, ["smart", "pair", "pair"]);
@@ -175,11 +175,11 @@ async fn usage_sums_up_beside_the_gateway_and_after_it() {
     ] {
         assert_eq!(objects[0][name], value, "{name}");
     }
-    let csv = said(&usage(&["--rows"]));
+    let csv = output_text(&usage(&["--rows"]));
     assert!(csv.starts_with("id,time,state,origin,key,") && csv.lines().count() == 4, "{csv}");
-    assert_eq!(said(&usage(&["--rows", "--csv", "--until", "2000-01-01"])).lines().count(), 1);
-    assert_eq!(said(&usage(&["--csv", "--until", "2000-01-01"])).lines().count(), 1);
+    assert_eq!(output_text(&usage(&["--rows", "--csv", "--until", "2000-01-01"])).lines().count(), 1);
+    assert_eq!(output_text(&usage(&["--csv", "--until", "2000-01-01"])).lines().count(), 1);
     assert!(!usage(&["--rows", "--by", "key"]).status.success());
     let wrong = usage(&["--since", "yesterday"]);
-    assert!(!wrong.status.success() && said(&wrong).contains("30d, 12h, 30m"), "{}", said(&wrong));
+    assert!(!wrong.status.success() && output_text(&wrong).contains("30d, 12h, 30m"), "{}", output_text(&wrong));
 }

@@ -1,8 +1,8 @@
-//! How much a key and its group may ask for.
+//! The limits of a key and its group.
 
-mod counted;
-mod script;
-mod two;
+mod memory_and_redis;
+mod redis_script;
+mod two_replicas;
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn create(gateway: &Gateway, key: &str) -> Answer {
     client.answer().await
 }
 
-/// What a refusal has to be: its type, its wording, and when to come back.
+/// Checks the error of a limit: its type, its text, and its Retry-After.
 #[track_caller]
 fn assert_limited(answer: &Answer, kind: &str, says: &str, seconds: std::ops::RangeInclusive<u64>) {
     assert_eq!(answer.status, 429, "{answer:?}");
@@ -54,7 +54,7 @@ fn assert_limited(answer: &Answer, kind: &str, says: &str, seconds: std::ops::Ra
 }
 
 #[tokio::test]
-async fn requests_of_a_minute_are_counted_over_all_workers_and_told() {
+async fn requests_per_minute_are_counted_over_all_workers_and_reported_in_headers() {
     let mut upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = gateway(&upstream, |config| {
         config.keys[0].limits = limits(Some(3), None, None);
@@ -74,7 +74,7 @@ async fn requests_of_a_minute_are_counted_over_all_workers_and_told() {
     assert_limited(&refused, "requests", "for the key `tester`: 3 requests per minute. Please try again in ", 10..=20);
     assert_eq!(refused.header("x-ratelimit-remaining-requests"), Some("0"));
     assert!(!refused.text().contains(KEY));
-    // Nobody else is limited, and what asks for no answer of a provider costs nothing.
+    // Other keys are not limited, and a request that needs no provider takes nothing.
     assert_eq!(create(&gateway, "sk-other").await.status, 200);
     assert_eq!(gateway.connect().await.get("/v1/models").await.status, 200);
     assert_eq!(gateway.metric("tidegate_limited_total{limit=\"rpm\",of=\"key\"}").await, 1.0);
@@ -85,7 +85,7 @@ async fn requests_of_a_minute_are_counted_over_all_workers_and_told() {
 }
 
 #[tokio::test]
-async fn requests_at_once_hold_until_the_last_byte() {
+async fn concurrent_requests_count_until_the_last_byte_of_their_answers() {
     let (go, wait) = oneshot::channel();
     let mut first = Some(wait);
     let upstream = Upstream::scripted(move |_| match first.take() {
@@ -111,7 +111,7 @@ async fn requests_at_once_hold_until_the_last_byte() {
     assert!(streamed.whole);
     gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
     assert_eq!(create(&gateway, KEY).await.status, 200);
-    // A client that leaves gives its place back, and so does a refusal.
+    // A client that leaves releases its slot, and so does a refused request.
     for _ in 0..3 {
         gateway.post("", "{").await.assert_final(400, "invalid_json", true);
     }
@@ -119,7 +119,7 @@ async fn requests_at_once_hold_until_the_last_byte() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_gives_its_place_back() {
+async fn a_client_that_leaves_releases_its_concurrency_slot() {
     let (gone, left) = oneshot::channel();
     let mut first = Some(gone);
     let upstream = Upstream::scripted(move |_| match first.take() {
@@ -138,7 +138,7 @@ async fn a_client_that_leaves_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn tokens_are_reserved_by_estimate_and_settled_by_what_was_used() {
+async fn tokens_are_reserved_by_estimate_and_settled_by_real_use() {
     let answer = json_answer("200 OK", RESPONSE);
     let answer = String::from_utf8(answer).unwrap().replace(
         "content-length",
@@ -150,41 +150,46 @@ async fn tokens_are_reserved_by_estimate_and_settled_by_what_was_used() {
         config.keys.push(key("free", "sk-free"));
     })
     .await;
-    // Reserved for an unknown model: 2000 and the body. The head goes out before it is known what was used.
+    // The reservation for an unknown model is 2,000 tokens and the body. The head goes out before the real use is
+    // known.
     let first = create(&gateway, KEY).await;
     assert_eq!((first.status, first.header("x-ratelimit-limit-tokens")), (200, Some("3000")));
     let left: u64 = first.header("x-ratelimit-remaining-tokens").unwrap().parse().unwrap();
     assert!((990..=1000).contains(&left), "{first:?}");
-    assert_eq!(first.header("x-ratelimit-limit-project-tokens"), None, "the operator's account is nobody's business");
+    assert_eq!(
+        first.header("x-ratelimit-limit-project-tokens"),
+        None,
+        "the client must not see the limits of the operator's account"
+    );
     gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
-    // It used 8: the rest came back, so that a second one finds room, which 995 would not be.
+    // The request used 8 tokens, and the rest came back: a second request fits. It would not fit into 995 tokens.
     let second = create(&gateway, KEY).await;
     assert_eq!(second.status, 200, "{second:?}");
-    // Without limits of ours the upstream's own numbers pass.
+    // For a key without limits, the upstream's own numbers pass.
     let free = create(&gateway, "sk-free").await;
     assert_eq!(free.header("x-ratelimit-remaining-tokens"), Some("77"));
     assert_eq!(free.header("x-ratelimit-limit-project-tokens"), Some("5"));
 }
 
-/// An image that a model made, without a word of its tokens.
+/// An image that a model made, without usage.
 const IMAGE: &str = r#"{"output":[{"type":"image_generation_call","result":"aGk="}]}"#;
 
 #[tokio::test]
-async fn what_nobody_can_see_counts_as_reserved_and_what_failed_counts_nothing() {
+async fn an_answer_without_usage_counts_as_reserved_and_a_failed_one_counts_nothing() {
     let text = "word ".repeat(2000);
     let text = format!(r#"{{"output":[{{"type":"message","content":[{{"type":"output_text","text":"{text}"}}]}}]}}"#);
     for (step, again) in [
-        // An image, and nothing of its tokens.
+        // An image without usage.
         (Step::Send(json_answer("200 OK", IMAGE)), 429),
-        // Text, which is 2,500 tokens long.
+        // Text of 2,500 tokens.
         (Step::Send(json_answer("200 OK", &text)), 429),
-        // No output, and a part of the tokens, or none.
+        // No output, with a part of the usage or none.
         (Step::Send(json_answer("200 OK", "{}")), 200),
         (Step::Send(json_answer("200 OK", r#"{"usage":{"total_tokens":20}}"#)), 200),
         (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9}}"#)), 200),
         (Step::Send(json_answer("200 OK", r#"{"usage":{"input_tokens":9,"output_tokens":100000001}}"#)), 200),
         (Step::Send(json_answer("400 Bad Request", r#"{"error":{"message":"no"}}"#)), 200),
-        // Not a byte of an answer came.
+        // Not a byte of an answer arrived.
         (Step::Close, 200),
         (Step::Reset, 200),
     ] {
@@ -209,7 +214,7 @@ async fn what_nobody_can_see_counts_as_reserved_and_what_failed_counts_nothing()
 }
 
 #[tokio::test]
-async fn a_part_that_is_known_and_more_than_was_reserved_counts() {
+async fn partial_usage_above_the_reservation_counts() {
     for usage in [r#"{"total_tokens":9000}"#, r#"{"input_tokens":9000}"#, r#"{"output_tokens":9000}"#] {
         let upstream = Upstream::fixed(json_answer("200 OK", &format!(r#"{{"usage":{usage}}}"#))).await;
         let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, Some(10_000), None)).await;
@@ -221,7 +226,7 @@ async fn a_part_that_is_known_and_more_than_was_reserved_counts() {
 }
 
 #[tokio::test]
-async fn a_group_shares_its_limits_and_takes_back_what_it_cannot_serve() {
+async fn a_group_shares_its_limits_and_a_refused_request_takes_nothing_of_the_key() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = gateway(&upstream, |config| {
         config.groups = vec![Group {
@@ -251,7 +256,7 @@ async fn a_group_shares_its_limits_and_takes_back_what_it_cannot_serve() {
 }
 
 #[tokio::test]
-async fn a_hundred_at_once_and_ten_of_them_pass() {
+async fn ten_of_a_hundred_concurrent_requests_pass_a_limit_of_ten() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(Some(10), None, None)).await;
     let mut clients: Vec<Client> = Vec::new();
@@ -263,14 +268,14 @@ async fn a_hundred_at_once_and_ten_of_them_pass() {
     for asked in asking.collect::<Vec<_>>() {
         passed += u32::from(asked.await.unwrap() == 200);
     }
-    // One comes back every six seconds.
+    // One request becomes free every six seconds.
     assert!((10..=12).contains(&passed), "{passed}");
     tokio::time::timeout(Duration::from_secs(20), gateway.metric_becomes("tidegate_requests_in_flight", 0.0))
         .await
         .unwrap();
 }
 
-/// Retry-After of so many requests that come at once and are refused.
+/// The values of Retry-After of this many concurrent requests, which are all refused.
 async fn refused_at_once(gateway: &Gateway, count: usize) -> Vec<u64> {
     let asking = (0..count).map(|_| {
         let address = gateway.address;
@@ -278,7 +283,7 @@ async fn refused_at_once(gateway: &Gateway, count: usize) -> Vec<u64> {
             let answer = Client::connect(address).await.create(BODY).await;
             assert_eq!(answer.status, 429, "{answer:?}");
             let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
-            // The words say the same as the header.
+            // The text of the error says the same as the header.
             let words = answer.message();
             let told = words.split("try again in ").nth(1).unwrap_or_else(|| panic!("{words}"));
             assert!(
@@ -297,7 +302,7 @@ async fn refused_at_once(gateway: &Gateway, count: usize) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn each_refused_request_is_told_its_own_turn() {
+async fn each_refused_request_gets_a_retry_after_of_its_own() {
     let upstream = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = gateway(&upstream, |config| {
         config.keys[0].limits = limits(Some(6), None, None);
@@ -310,34 +315,34 @@ async fn each_refused_request_is_told_its_own_turn() {
         assert_eq!(create(&gateway, KEY).await.status, 200);
         assert_eq!(create(&gateway, "sk-other").await.status, 200);
     }
-    // One comes back every ten seconds.
+    // One request becomes free every ten seconds.
     let after = refused_at_once(&gateway, 3).await;
     for (after, turn) in after.iter().zip([10, 20, 30]) {
         assert!((turn - 3..=turn).contains(after), "{after} for the turn at {turn}");
     }
-    // However many come, none is sent away for more than a minute: SDKs would not wait.
+    // Retry-After is never more than a minute, however many requests come: SDKs would not wait longer.
     let after = refused_at_once(&gateway, 20).await;
     assert!(after.windows(2).all(|pair| pair[0] <= pair[1]) && after[0] > 30, "{after:?}");
     assert_eq!(after.last(), Some(&60), "{after:?}");
-    // Turns are those of one key.
+    // The turns of one key do not affect other keys.
     let other = create(&gateway, "sk-other").await;
     assert_limited(&other, "requests", "for the key `other`: 6 requests per minute", 5..=10);
 }
 
 #[tokio::test]
-async fn each_request_that_is_refused_for_its_tokens_is_told_its_own_turn() {
-    // Nobody knows what the first one used, so that what was reserved counts: some 2,000 of 3,000 tokens.
+async fn each_request_that_is_refused_for_tokens_gets_a_retry_after_of_its_own() {
+    // The use of the first request is unknown, so that its reservation counts: about 2,000 of 3,000 tokens.
     let upstream = Upstream::fixed(json_answer("200 OK", IMAGE)).await;
     let gateway = gateway(&upstream, |config| config.keys[0].limits = limits(None, Some(3000), None)).await;
     assert_eq!(create(&gateway, KEY).await.status, 200);
     gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
     let after = refused_at_once(&gateway, 2).await;
     assert!((17..=21).contains(&after[0]), "{after:?}");
-    assert_eq!(after[1], 60, "2,000 more come back in 40 s");
+    assert_eq!(after[1], 60, "the next 2,000 tokens need 40 s");
 }
 
-/// Requests of a key that all have to be served, one after the other.
-async fn serves(gateway: &Gateway, key: &str, count: usize) {
+/// Sends requests of a key, one after the other, and checks that all are served.
+async fn assert_all_served(gateway: &Gateway, key: &str, count: usize) {
     for number in 0..count {
         let answer = create(gateway, key).await;
         assert_eq!(answer.status, 200, "request {number} of {key}: {answer:?}");
@@ -346,7 +351,7 @@ async fn serves(gateway: &Gateway, key: &str, count: usize) {
 }
 
 #[tokio::test]
-async fn long_answers_of_other_keys_do_not_cost_a_key_its_tokens() {
+async fn long_answers_of_other_keys_do_not_raise_a_keys_token_estimate() {
     let long = r#"{"id":"resp_1","usage":{"input_tokens":5,"output_tokens":60000,"total_tokens":60005}}"#;
     let short = r#"{"id":"resp_1","usage":{"input_tokens":5,"output_tokens":10,"total_tokens":15}}"#;
     for talkers in [1, 4] {
@@ -363,8 +368,8 @@ async fn long_answers_of_other_keys_do_not_cost_a_key_its_tokens() {
         })
         .await;
         for number in 0..talkers {
-            serves(&gateway, &format!("sk-talker-{number}"), 40).await;
+            assert_all_served(&gateway, &format!("sk-talker-{number}"), 40).await;
         }
-        serves(&gateway, KEY, 40).await;
+        assert_all_served(&gateway, KEY, 40).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What open streams cost, by the real binary's memory.
+//! The memory that open streams take, measured at the real binary.
 
 use std::{fs, net::SocketAddr};
 
@@ -14,20 +14,20 @@ use crate::support::{
     gateway::UPSTREAM_KEY,
     process::{Process, tidegate},
     settings::smallest,
-    tls::Made,
+    tls::TestCertificate,
     upstream::{RESPONSE, STREAM, Step, Upstream, chunk, json},
 };
 
 const KEY: &str = "sk-a-key-of-the-operators";
 const CLIENTS: usize = 200;
 
-/// What a stream may cost that nobody reads. The kernel's own buffers come on top.
+/// The most memory for a stream whose client does not read. The kernel's own buffers come on top.
 const PER_STALLED_CLIENT: u64 = 96 * 1024;
 
-/// With what TLS holds: 16 KiB on the way out, as much of a record, and the session.
+/// With the buffers of TLS: 16 KiB for output, as much for a record, and the session.
 const PER_STALLED_TLS_CLIENT: u64 = 128 * 1024;
 
-async fn gateway(upstream: &Upstream, folder: &TempDir, made: Option<&Made>) -> Process {
+async fn gateway(upstream: &Upstream, folder: &TempDir, made: Option<&TestCertificate>) -> Process {
     let file = folder.path().join("tidegate.toml");
     let tls = made.map_or_else(String::new, |made| {
         let (cert, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
@@ -48,19 +48,19 @@ fn request() -> String {
     )
 }
 
-/// Resident memory in bytes.
+/// The resident memory in bytes.
 fn resident(process: &Process) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// What each of many clients costs that asks on a connection of `connect`'s and reads nothing.
-async fn each<S: AsyncRead + AsyncWrite + Unpin>(
-    made: Option<&Made>,
+/// The memory for each of many clients that send a request on a connection of `connect` and read nothing.
+async fn memory_per_client<S: AsyncRead + AsyncWrite + Unpin>(
+    made: Option<&TestCertificate>,
     connect: impl AsyncFn(SocketAddr) -> Client<S>,
 ) -> u64 {
-    // Everybody sends until nothing is taken any more, and tells the bytes that were.
+    // Every upstream sends until its connection is full, and reports the number of bytes.
     let (stalled, mut stalls) = watch::channel(0_usize);
     let upstream = Upstream::scripted(move |_| {
         let stalled = stalled.clone();
@@ -74,7 +74,7 @@ async fn each<S: AsyncRead + AsyncWrite + Unpin>(
     let mut process = gateway(&upstream, &folder, made).await;
     let address = process.ready();
 
-    // One that reads warms it up.
+    // A first client that reads its answer warms the gateway up.
     let mut first = connect(address).await;
     first.send(request()).await;
     first.head().await;
@@ -94,15 +94,16 @@ async fn each<S: AsyncRead + AsyncWrite + Unpin>(
     resident(&process).saturating_sub(before) / CLIENTS as u64
 }
 
-/// What `max_body_memory_mib` counts of a decoded body is what the process holds of it, however its codes arrive.
+/// `max_body_memory_mib` counts the memory that the process really holds of a decoded body, in whatever pieces the body
+/// arrives.
 #[tokio::test]
-async fn a_decoded_body_holds_little_more_than_its_length() {
+async fn a_decoded_body_takes_little_more_memory_than_its_length() {
     const LENGTH: usize = 24 * 1024 * 1024;
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let mut process = gateway(&upstream, &folder, None).await;
     let address = process.ready();
-    // Half as long when it is coded, so that a few KiB of codes fill half a block.
+    // The encoded body is half as long, so that a few KiB of it fill half a block.
     let mut state = 1_u64;
     let letters = (0..LENGTH).map(|_| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -120,7 +121,7 @@ async fn a_decoded_body_holds_little_more_than_its_length() {
              transfer-encoding: chunked\r\n\r\n"
         ))
         .await;
-    // The body does not end: its memory is held.
+    // The body does not end, so that its memory stays in use.
     for piece in coded.chunks(5000) {
         client.send(chunk(piece)).await;
     }
@@ -143,17 +144,17 @@ async fn a_decoded_body_holds_little_more_than_its_length() {
 
 #[tokio::test]
 #[ignore = "long: 200 streams of which nobody reads more than the head"]
-async fn clients_that_never_read_hold_bounded_memory() {
-    let each = each(None, Client::connect).await;
+async fn clients_that_never_read_take_bounded_memory() {
+    let each = memory_per_client(None, Client::connect).await;
     eprintln!("{CLIENTS} clients that never read: {} KiB each", each / 1024);
     assert!(each <= PER_STALLED_CLIENT, "{each} bytes each");
 }
 
 #[tokio::test]
 #[ignore = "long: 200 streams of which nobody reads more than the head"]
-async fn clients_that_never_read_over_tls_hold_bounded_memory() {
-    let made = Made::new();
-    let each = each(Some(&made), async |address| Client::on(made.dial(address, &[]).await.unwrap())).await;
+async fn clients_that_never_read_over_tls_take_bounded_memory() {
+    let made = TestCertificate::new();
+    let each = memory_per_client(Some(&made), async |address| Client::on(made.dial(address, &[]).await.unwrap())).await;
     eprintln!("{CLIENTS} clients over TLS that never read: {} KiB each", each / 1024);
     assert!(each <= PER_STALLED_TLS_CLIENT, "{each} bytes each");
 }

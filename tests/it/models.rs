@@ -1,4 +1,4 @@
-//! Which models there are for whom, where each of them leads, and what the operator's side shows.
+//! The models that each key sees, the upstream that each model leads to, and the admin plane.
 
 use serde_json::{Value, json};
 
@@ -16,8 +16,8 @@ fn restrict(config: &mut Config, secret: &str, models: Option<&[&str]>, upstream
     config.keys.push(key);
 }
 
-/// Two upstreams, an idle one, models of every kind, keys of every kind.
-async fn town() -> (Gateway, Upstream, Upstream) {
+/// Two upstreams, an upstream without a credential, models of every kind, and keys of every kind.
+async fn gateway_with_all_kinds() -> (Gateway, Upstream, Upstream) {
     let one = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let two = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let mut config = config(&one.base_url());
@@ -55,8 +55,8 @@ fn ids(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_list_is_openais() {
-    let (gateway, ..) = town().await;
+async fn the_list_of_models_has_openais_shape() {
+    let (gateway, ..) = gateway_with_all_kinds().await;
     let mut client = gateway.connect().await;
     let mut bodies = Vec::new();
     for path in ["/v1/models", "/models", "/v1/models?client_version=0.169.0", "/models?client_version=0.169.0"] {
@@ -72,7 +72,7 @@ async fn the_list_is_openais() {
             let expected = json!({ "id": model["id"], "object": "model", "created": 0, "owned_by": "tidegate" });
             assert_eq!(*model, expected);
         }
-        // In the order of the configuration, wildcards never.
+        // The list has the order of the configuration, and never a wildcard.
         assert_eq!(ids(&answer), LISTED);
         bodies.push(answer.body);
     }
@@ -86,8 +86,8 @@ async fn the_list_is_openais() {
 }
 
 #[tokio::test]
-async fn each_key_sees_what_it_may_use() {
-    let (gateway, ..) = town().await;
+async fn each_key_sees_the_models_that_it_may_use() {
+    let (gateway, ..) = gateway_with_all_kinds().await;
     let mut client = gateway.connect().await;
     for (key, expected) in [
         (KEY, &LISTED[..]),
@@ -99,7 +99,7 @@ async fn each_key_sees_what_it_may_use() {
     ] {
         let answer = get(&mut client, "/v1/models", key).await;
         assert_eq!(ids(&answer), expected, "{key}");
-        // What is listed can be had one by one, and the rest of the list cannot.
+        // Each listed model can be requested by its id. The other models cannot.
         for id in LISTED {
             let path: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
             let one = get(&mut client, &format!("/v1/models/{path}"), key).await;
@@ -118,8 +118,8 @@ async fn each_key_sees_what_it_may_use() {
 }
 
 #[tokio::test]
-async fn one_model_by_its_id() {
-    let (gateway, ..) = town().await;
+async fn a_model_is_found_by_its_id() {
+    let (gateway, ..) = gateway_with_all_kinds().await;
     let mut client = gateway.connect().await;
     for (path, id) in [
         ("/v1/models/zeta", "zeta"),
@@ -130,11 +130,11 @@ async fn one_model_by_its_id() {
         ("/v1/models/openai%2fgpt-4o%3Ax", "openai/gpt-4o:x"),
         ("/v1/models/openai/gpt-4o:x", "openai/gpt-4o:x"),
         ("/models/openai/gpt-4o:x", "openai/gpt-4o:x"),
-        // Those that no list shows.
+        // Models that no list shows.
         ("/v1/models/gpt-4.1", "gpt-4.1"),
         ("/v1/models/up/anything", "up/anything"),
         ("/v1/models/anything", "anything"),
-        // Decoded once.
+        // The path is decoded once.
         ("/v1/models/a%252Fb", "a%2Fb"),
         ("/v1/models/a+b%20c", "a+b c"),
         ("/v1/models/gpt-%C3%A9", "gpt-é"),
@@ -151,31 +151,31 @@ async fn one_model_by_its_id() {
     for path in ["/v1/models/idle/x", "/models/idle%2Fx", "/v1/models/up%2F"] {
         client.get(path).await.assert_final(404, "model_not_found", true);
     }
-    // What is no text is no id.
+    // Bytes that are no UTF-8 are no id.
     for path in ["/v1/models/%FF", "/models/gpt-%C3%28", "/v1/models/a%ED%A0%80"] {
         client.get(path).await.assert_final(404, "unknown_url", true);
     }
 }
 
 #[tokio::test]
-async fn where_a_model_leads() {
-    let (gateway, mut one, mut two) = town().await;
-    // What is asked, by which key, and where it arrives under which name.
+async fn a_model_leads_to_the_expected_upstream_and_name_for_each_key() {
+    let (gateway, mut one, mut two) = gateway_with_all_kinds().await;
+    // The key, the requested model, and the upstream and name that the request arrives with.
     for (key, asked, place) in [
-        // The exact name wins over every wildcard and over `upstream/model`.
+        // An exact name has priority over every wildcard and over `upstream/model`.
         (KEY, "zeta", Some((1, "real"))),
         (KEY, "gpt-5-pro", Some((1, "pro"))),
         (KEY, "two/exact", Some((1, "exact"))),
         (KEY, "openai/gpt-4o:x", Some((2, "openai/gpt-4o:x"))),
         (KEY, "odd \"%\\é", Some((1, "odd \"%\\é"))),
-        // Then an upstream by its name.
+        // Next comes `upstream/model`.
         (KEY, "up/zeta", Some((1, "zeta"))),
         (KEY, "two/zeta", Some((2, "zeta"))),
         (KEY, "two/two/exact", Some((2, "two/exact"))),
         (KEY, "up/gpt-5", Some((1, "gpt-5"))),
-        // An idle one has its name to itself: nothing else takes its place.
+        // An upstream without a credential keeps its name: no other route matches.
         (KEY, "idle/gpt-5", None),
-        // Then the longest wildcard, and names are exact in their letters.
+        // Next comes the longest wildcard. Names are case-sensitive.
         (KEY, "gpt-5-mini", Some((2, "gpt-5-mini"))),
         (KEY, "gpt-5", Some((2, "gpt-5"))),
         (KEY, "gpt-4.1", Some((1, "gpt-4.1"))),
@@ -185,19 +185,19 @@ async fn where_a_model_leads() {
         (KEY, "UP/zeta", Some((2, "UP/zeta"))),
         (KEY, "*", Some((2, "*"))),
         (KEY, "gpt-*", Some((1, "gpt-*"))),
-        // Several targets: the first that the key may use.
+        // Several targets: the first one that the key may use.
         (KEY, "both", Some((1, "both-one"))),
         ("sk-one", "both", Some((1, "both-one"))),
         ("sk-two", "both", Some((2, "both-two"))),
         ("sk-both", "both", Some((2, "both-two"))),
-        // A key restricted in upstreams does not fall through to the next wildcard.
+        // A key with restricted upstreams does not fall through to the next wildcard.
         ("sk-one", "gpt-5-mini", None),
         ("sk-two", "gpt-4.1", None),
         ("sk-two", "zeta", None),
         ("sk-two", "up/zeta", None),
         ("sk-two", "two/zeta", Some((2, "zeta"))),
         ("sk-both", "zeta", None),
-        // One restricted in models is so by the name as asked.
+        // A restriction of models applies to the requested name.
         ("sk-models", "zeta", Some((1, "real"))),
         ("sk-models", "gpt-4.1", Some((1, "gpt-4.1"))),
         ("sk-models", "two/anything", Some((2, "anything"))),
@@ -229,8 +229,8 @@ async fn where_a_model_leads() {
 }
 
 #[tokio::test]
-async fn the_operators_side() {
-    let (gateway, _one, _two) = town().await;
+async fn the_admin_plane_serves_metrics_health_and_readiness() {
+    let (gateway, _one, _two) = gateway_with_all_kinds().await;
     let mut client = gateway.connect().await;
     assert_eq!(client.create(r#"{"model":"zeta"}"#).await.status, 200);
     assert_eq!(client.create(r#"{"model":"idle/x"}"#).await.status, 404);
@@ -253,7 +253,7 @@ async fn the_operators_side() {
     assert!(!metrics.text().contains("sk-") && !metrics.text().contains("zeta"), "{metrics:?}");
     let health = admin.get("/healthz").await;
     assert_eq!((health.status, health.body.len()), (200, 0));
-    // What the answer before taught is written.
+    // The id of the answer is in the store now.
     gateway.metric_becomes("tidegate_affinity_waiting", 0.0).await;
     let ready = admin.get("/readyz").await;
     assert_eq!((ready.status, ready.header("content-type")), (200, Some("application/json")));
@@ -278,15 +278,15 @@ async fn the_operators_side() {
     assert_eq!(ready, expected);
     assert_eq!(ledger["faults"], json!([]));
     assert!(ledger["journal_bytes"].as_u64() > Some(0) && ledger["waiting"].is_u64(), "{ledger}");
-    // The API is not there.
+    // The admin plane does not serve the API.
     for path in ["/v1/models", "/models", "/v1/responses", "/"] {
         assert_eq!(admin.get(path).await.status, 404, "{path}");
     }
 }
 
 #[tokio::test]
-async fn the_data_plane_shows_nothing_of_it() {
-    let (gateway, ..) = town().await;
+async fn the_data_plane_serves_health_without_details_and_no_metrics() {
+    let (gateway, ..) = gateway_with_all_kinds().await;
     let mut client = gateway.connect().await;
     for path in ["/healthz", "/readyz"] {
         for headers in ["".to_owned(), format!("authorization: Bearer {KEY}\r\n")] {
@@ -319,8 +319,8 @@ async fn metrics_may_have_a_listener_of_their_own() {
 }
 
 #[tokio::test]
-async fn asking_for_models_is_counted_as_every_request_is() {
-    let (gateway, ..) = town().await;
+async fn requests_for_the_list_of_models_are_counted() {
+    let (gateway, ..) = gateway_with_all_kinds().await;
     let completed = r#"tidegate_requests_total{upstream="",end="completed"}"#;
     let refused = r#"tidegate_requests_total{upstream="",end="refused"}"#;
     let mut client = gateway.connect().await;

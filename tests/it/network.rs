@@ -1,4 +1,4 @@
-//! The way to an upstream: proxies and TLS, with real sockets.
+//! The connection to an upstream: proxies and TLS, with real sockets.
 
 use std::{
     net::SocketAddr,
@@ -25,24 +25,24 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 
-/// A name that only a proxy can know: it must never be resolved here.
+/// A name that only a proxy can resolve: the gateway must never try.
 const FAR: &str = "far.invalid";
 
-/// Something on the way to an upstream. It notes what it was asked, and ends with the test.
-struct Way {
+/// A proxy or a TLS endpoint between the gateway and an upstream. It notes the requests for it, and ends with the test.
+struct Hop {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     accepting: JoinHandle<()>,
 }
 
-impl Drop for Way {
+impl Drop for Hop {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-impl Way {
-    /// Hands each connection to `serve`, with the place to note what was asked.
+impl Hop {
+    /// Passes each connection to `serve`, with the list for its notes.
     async fn new<F>(serve: impl Fn(TcpStream, Arc<Mutex<Vec<String>>>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -59,7 +59,7 @@ impl Way {
         Self { address, asked, accepting }
     }
 
-    /// A proxy that takes CONNECT and answers `answer`; all tunnels lead to `to`.
+    /// A proxy that answers CONNECT with `answer`; all tunnels lead to `to`.
     async fn connect(to: SocketAddr, answer: &'static str) -> Self {
         Self::new(move |mut stream, asked| async move {
             let mut head = Vec::new();
@@ -75,7 +75,7 @@ impl Way {
         .await
     }
 
-    /// A SOCKS5 proxy that wants this user and password; all tunnels lead to `to`.
+    /// A SOCKS5 proxy that requires this user and password; all tunnels lead to `to`.
     async fn socks_with(to: SocketAddr, login: &'static [u8]) -> Self {
         Self::new(move |mut stream, asked| async move {
             let mut methods = vec![0; 2];
@@ -123,7 +123,7 @@ impl Way {
         .await
     }
 
-    /// TLS as `localhost` in front of `to`. Also returned is its certificate, as PEM.
+    /// TLS as `localhost` in front of `to`, and its certificate as PEM.
     async fn tls(to: SocketAddr) -> (Self, Arc<[u8]>) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -137,7 +137,7 @@ impl Way {
         let way = Self::new(move |stream, asked| {
             let acceptor = acceptor.clone();
             async move {
-                // A client that does not trust us breaks off here.
+                // A client that does not trust the certificate breaks off here.
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
                 asked.lock().unwrap().push(name);
@@ -148,7 +148,7 @@ impl Way {
         (way, made.cert.pem().into_bytes().into())
     }
 
-    /// Takes connections and never says a word.
+    /// Accepts connections and never sends a byte.
     async fn silent() -> Self {
         Self::new(|mut stream, _| async move {
             let mut scratch = [0; 1024];
@@ -168,22 +168,22 @@ async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr)
     let _ = copy_bidirectional(&mut stream, &mut upstream).await;
 }
 
-/// A gateway whose upstream is reached by a proxy.
-fn by(proxy: &str, base_url: &str) -> Gateway {
+/// A gateway whose upstream is behind a proxy.
+fn gateway_behind_proxy(proxy: &str, base_url: &str) -> Gateway {
     Gateway::with(base_url, |config| config.upstreams[0].proxy = Some(proxy.parse().unwrap()))
 }
 
 #[tokio::test]
-async fn an_http_proxy_is_asked_for_a_tunnel() {
-    // The port is the one of the scheme where none is written.
+async fn an_http_proxy_gets_a_connect_request() {
+    // Without a port in the URL, the port of the scheme is used.
     for (authority, place) in [(FAR.to_owned(), format!("{FAR}:80")), (format!("{FAR}:8080"), format!("{FAR}:8080"))] {
         let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-        let proxy = Way::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
-        let gateway = by(&format!("http://{}", proxy.address), &format!("http://{authority}/v1"));
+        let proxy = Hop::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+        let gateway = gateway_behind_proxy(&format!("http://{}", proxy.address), &format!("http://{authority}/v1"));
         for _ in 0..2 {
             let answer = gateway.post("", BODY).await;
             assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
-            // Inside the tunnel nothing shows that there is one.
+            // The request inside the tunnel is the same as without a proxy.
             let request = upstream.request().await;
             assert_eq!(request.line, "POST /v1/responses HTTP/1.1");
             assert_eq!(request.header("host"), Some(&*authority));
@@ -195,11 +195,11 @@ async fn an_http_proxy_is_asked_for_a_tunnel() {
 }
 
 #[tokio::test]
-async fn a_socks_proxy_resolves_the_name() {
+async fn a_socks_proxy_gets_the_name_and_resolves_it() {
     for (authority, place) in [(FAR.to_owned(), format!("{FAR}:80")), (format!("{FAR}:8080"), format!("{FAR}:8080"))] {
         let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-        let proxy = Way::socks(upstream.address, 0).await;
-        let gateway = by(&format!("socks5://{}", proxy.address), &format!("http://{authority}/v1"));
+        let proxy = Hop::socks(upstream.address, 0).await;
+        let gateway = gateway_behind_proxy(&format!("socks5://{}", proxy.address), &format!("http://{authority}/v1"));
         for _ in 0..2 {
             let answer = gateway.post("", BODY).await;
             assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
@@ -212,7 +212,7 @@ async fn a_socks_proxy_resolves_the_name() {
     }
 }
 
-/// A configuration whose upstream has these settings, read with these variables.
+/// A configuration whose upstream has these settings, loaded with these variables.
 fn with_env(settings: &str, variables: &[(&str, String)]) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tidegate.toml");
@@ -233,8 +233,8 @@ fn with_env(settings: &str, variables: &[(&str, String)]) -> Config {
 #[tokio::test]
 async fn a_proxy_gets_its_user_and_a_password_from_a_secret() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-    let http = Way::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
-    let socks = Way::socks_with(upstream.address, b"\x01\x02me\x08p@ss:w/d").await;
+    let http = Hop::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+    let socks = Hop::socks_with(upstream.address, b"\x01\x02me\x08p@ss:w/d").await;
     let login = "proxy_user = \"me\"\nproxy_password = { env = \"PROXY_PASSWORD\" }";
     let variables = [("PROXY_PASSWORD", "p@ss:w/d".to_owned())];
     for (scheme, address) in [("http", http.address), ("socks5", socks.address), ("socks5h", socks.address)] {
@@ -251,11 +251,11 @@ async fn a_proxy_gets_its_user_and_a_password_from_a_secret() {
 }
 
 #[tokio::test]
-async fn the_proxy_of_the_environment_is_used_where_a_setting_says_so_and_nowhere_else() {
+async fn the_proxy_of_the_environment_is_used_only_where_a_setting_says_so() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-    let http = Way::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
-    let socks = Way::socks_with(upstream.address, b"\x01\x02me\x02pw").await;
-    let url = |scheme: &str, way: &Way| format!("{scheme}://me:pw@{}", way.address);
+    let http = Hop::connect(upstream.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+    let socks = Hop::socks_with(upstream.address, b"\x01\x02me\x02pw").await;
+    let url = |scheme: &str, way: &Hop| format!("{scheme}://me:pw@{}", way.address);
     let own = |settings: &str, variables: &[(&str, String)]| {
         let config = with_env(settings, variables);
         let upstream = config.upstreams.into_iter().next().unwrap();
@@ -263,7 +263,7 @@ async fn the_proxy_of_the_environment_is_used_where_a_setting_says_so_and_nowher
     };
     let of_env = "proxy = \"env\"";
     let (by_http, by_socks) = (url("http", &http), url("socks5h", &socks));
-    let found = |scheme: &str, way: &Way| Some((format!("{scheme}://{}/", way.address), Some("me".to_owned())));
+    let found = |scheme: &str, way: &Hop| Some((format!("{scheme}://{}/", way.address), Some("me".to_owned())));
     for (variables, expected) in [
         (vec![("HTTP_PROXY", by_http.clone())], found("http", &http)),
         (vec![("http_proxy", by_http.clone())], found("http", &http)),
@@ -287,7 +287,7 @@ async fn the_proxy_of_the_environment_is_used_where_a_setting_says_so_and_nowher
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_is_an_upstream_that_cannot_be_reached() {
+async fn a_failing_proxy_makes_its_upstream_unreachable() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let base_url = format!("http://{FAR}/v1");
     for answer in [
@@ -297,32 +297,32 @@ async fn a_proxy_that_refuses_is_an_upstream_that_cannot_be_reached() {
         "no HTTP\r\n\r\n",
         "",
     ] {
-        let proxy = Way::connect(upstream.address, answer).await;
-        let refused = by(&format!("http://{}", proxy.address), &base_url).post("", BODY).await;
+        let proxy = Hop::connect(upstream.address, answer).await;
+        let refused = gateway_behind_proxy(&format!("http://{}", proxy.address), &base_url).post("", BODY).await;
         refused.assert_final(502, "upstream_unreachable", false);
         for word in ["secret", FAR, UPSTREAM_KEY, &proxy.address.to_string()] {
             assert!(!refused.text().contains(word), "{word}: {refused:?}");
         }
-        // The credential is for the upstream only.
+        // The proxy must not see the credential.
         assert!(!proxy.asked().concat().contains(UPSTREAM_KEY), "{:?}", proxy.asked());
     }
-    let proxy = Way::socks(upstream.address, 5).await;
-    by(&format!("socks5://{}", proxy.address), &base_url)
+    let proxy = Hop::socks(upstream.address, 5).await;
+    gateway_behind_proxy(&format!("socks5://{}", proxy.address), &base_url)
         .post("", BODY)
         .await
         .assert_problem(502, "upstream_unreachable");
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     for scheme in ["http", "socks5"] {
-        // Never past its proxy, though the upstream could be reached.
-        let refused = by(&format!("{scheme}://{nobody}"), &upstream.base_url()).post("", BODY).await;
+        // The gateway never goes around its proxy, even if it could reach the upstream.
+        let refused = gateway_behind_proxy(&format!("{scheme}://{nobody}"), &upstream.base_url()).post("", BODY).await;
         refused.assert_problem(502, "upstream_unreachable");
     }
     assert_eq!(upstream.untaken(), 0);
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_not_answered_is_given_up_in_time() {
-    let silent = Way::silent().await;
+async fn a_handshake_without_an_answer_ends_at_the_connect_timeout() {
+    let silent = Hop::silent().await;
     let address = silent.address;
     let within = Duration::from_millis(300);
     for (proxy, base_url) in [
@@ -343,18 +343,18 @@ async fn a_handshake_that_is_not_answered_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_nobody_known_is_refused_unless_it_is_configured() {
+async fn an_unknown_certificate_is_refused_unless_its_authority_is_configured() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
-    let (tls, pem) = Way::tls(upstream.address).await;
+    let (tls, pem) = Hop::tls(upstream.address).await;
     let base_url = format!("https://localhost:{}/v1", tls.address.port());
     let trusting =
         |base_url: &str| Gateway::with(base_url, |config| config.upstreams[0].ca_pem = Some(Arc::clone(&pem)));
 
     Gateway::before(&base_url).post("", BODY).await.assert_final(502, "upstream_unreachable", false);
-    // Trusted, for another name than this one.
+    // The authority is trusted, but the certificate is for another name.
     let other = format!("https://127.0.0.1:{}/v1", tls.address.port());
     trusting(&other).post("", BODY).await.assert_final(502, "upstream_unreachable", false);
-    assert_eq!((upstream.untaken(), tls.asked()), (0, vec![]), "something was sent to a stranger");
+    assert_eq!((upstream.untaken(), tls.asked()), (0, vec![]), "a request was sent to an untrusted server");
 
     let answer = trusting(&base_url).post("", BODY).await;
     assert_eq!((answer.status, &answer.body[..]), (200, RESPONSE.as_bytes()));
@@ -366,7 +366,7 @@ async fn a_certificate_of_nobody_known_is_refused_unless_it_is_configured() {
 }
 
 #[tokio::test]
-async fn a_stream_over_tls_and_through_a_tunnel_comes_byte_for_byte_and_at_once() {
+async fn a_stream_through_tls_and_a_tunnel_arrives_byte_for_byte_and_without_delay() {
     let events: [&[u8]; 3] = [
         b"event: response.created\ndata: {\"type\":\"response.created\"}\n\n",
         b": \xf0\x9f",
@@ -382,8 +382,8 @@ async fn a_stream_over_tls_and_through_a_tunnel_comes_byte_for_byte_and_at_once(
         steps
     })
     .await;
-    let (tls, pem) = Way::tls(upstream.address).await;
-    let proxy = Way::connect(tls.address, "HTTP/1.1 200 OK\r\n\r\n").await;
+    let (tls, pem) = Hop::tls(upstream.address).await;
+    let proxy = Hop::connect(tls.address, "HTTP/1.1 200 OK\r\n\r\n").await;
     let gateway = Gateway::with("https://localhost/v1", |config| {
         config.upstreams[0].ca_pem = Some(pem);
         config.upstreams[0].proxy = Some(format!("http://{}", proxy.address).parse().unwrap());
@@ -392,7 +392,7 @@ async fn a_stream_over_tls_and_through_a_tunnel_comes_byte_for_byte_and_at_once(
     client.post(BODY).await;
     assert_eq!(client.head().await.status, 200);
     for (event, go) in events.iter().zip(go) {
-        // The next one is sent only once this one is here.
+        // The upstream sends the next event after this one has arrived.
         assert_eq!(crate::support::soon("an event", client.chunk()).await.as_deref(), Some(*event));
         go.send(()).unwrap();
     }

@@ -1,16 +1,18 @@
-//! What an operator does and sees: the command line, the first start, refused requests in the log, errors that say what to change.
+//! Tidegate for its operator: the command line, the first start, refused requests in the log, errors that say what to
+//! change.
 
+mod alert_times;
 mod alerts;
 mod commands;
-mod refusals;
-mod statements;
+mod key_usage;
+mod refused_requests;
 
 use std::{fs, path::Path};
 
 use tempfile::TempDir;
 
 use crate::support::{
-    process::{Process, run, said, tidegate},
+    process::{Process, output_text, run, tidegate},
     settings::smallest,
 };
 
@@ -34,10 +36,11 @@ fn serve(folder: &Path) -> Process {
     Process::start(&mut command)
 }
 
-/// A command without any variable of a secret: what it printed, and everything that it said; `Err` where it failed.
+/// Runs a command without the variables of secrets. `Ok` has its stdout and its whole output; `Err` has the output of a
+/// failure.
 fn command(folder: &Path, arguments: &[&str]) -> Result<(String, String), String> {
     let mut command = tidegate(folder);
     let output = run(command.args(["--config", "tidegate.toml"]).args(arguments));
     let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() { Ok((printed, said(&output))) } else { Err(said(&output)) }
+    if output.status.success() { Ok((printed, output_text(&output))) } else { Err(output_text(&output)) }
 }

@@ -1,5 +1,5 @@
-//! Where state came from, remembered: what every store has to do alike (SQLite and a real Redis), what survives, what
-//! happens while the store is away.
+//! The affinity store: what every backend has to do (SQLite and a real Redis), what survives a restart, and what
+//! happens while the store is unavailable.
 
 use std::{
     fs,
@@ -10,12 +10,13 @@ use std::{
 use tempfile::TempDir;
 use tidegate::{
     affinity::{AffinityStoreThread, Recalled, WAIT},
+    concurrent::affinity_status::AffinityStatus,
     config::{self, AffinitySettings, SharedLimits, WhenRedisIsAway},
     domain::{
-        affinity::{AffinityStatus, LookupResult},
-        chance::Chance,
+        affinity::LookupResult,
         clock::Clock,
         origin::{Kind, Origin, Owner, Reference},
+        random::RandomBytes,
     },
     store::origins::{EntryLifetime, FILE, OriginStore, OriginStoreLocation, StoreError, StoredOrigin},
 };
@@ -36,8 +37,8 @@ fn at_redis(redis: &RedisServer) -> config::RedisSettings {
     config::RedisSettings::plain("127.0.0.1", redis.port)
 }
 
-/// Both, each empty, with what they live in.
-async fn both() -> (TempDir, RedisServer, [OriginStoreLocation; 2]) {
+/// Both backends, each empty, with the folder and the server that hold them.
+async fn both_backends() -> (TempDir, RedisServer, [OriginStoreLocation; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let redis = RedisServer::start();
     let places = [OriginStoreLocation::Sqlite(folder.path().join(FILE)), OriginStoreLocation::Redis(at_redis(&redis))];
@@ -45,7 +46,7 @@ async fn both() -> (TempDir, RedisServer, [OriginStoreLocation; 2]) {
 }
 
 async fn open(place: &OriginStoreLocation) -> OriginStore {
-    OriginStore::open(place, Chance::system()).await.unwrap()
+    OriginStore::open(place, RandomBytes::system()).await.unwrap()
 }
 
 fn reference(number: u64) -> Reference {
@@ -56,7 +57,7 @@ fn origin(account: u64, key: &str) -> Origin {
     Origin { account, owner: Owner::new(key, None) }
 }
 
-/// Thirty days, at a moment which is far from that of Redis's own clock: only differences count.
+/// Thirty days, at a time far from Redis's own clock: only differences count.
 fn at(now_s: u32) -> EntryLifetime {
     EntryLifetime { now_s, ttl_s: 30 * DAY }
 }
@@ -70,8 +71,8 @@ fn entry(origin: Origin, used_s: u32) -> StoredOrigin {
 }
 
 #[tokio::test]
-async fn the_first_one_keeps_it_whoever_comes_by_whichever_way() {
-    let (_folder, _redis, places) = both().await;
+async fn an_id_stays_with_its_first_owner_and_account() {
+    let (_folder, _redis, places) = both_backends().await;
     for place in places {
         let (mut one, mut other) = (open(&place).await, open(&place).await);
         assert_eq!(one.secret(), other.secret(), "{place}");
@@ -85,11 +86,11 @@ async fn the_first_one_keeps_it_whoever_comes_by_whichever_way() {
             other.recall(&[s, r, s, r], at(start)).await.unwrap()[1..],
             [Some(entry(a, start)), None, Some(entry(a, start))]
         );
-        // Somebody else, and himself with another account: neither takes it over, and both hear whose it is.
+        // Another owner, and the same owner with another account: neither takes the id over, and both learn its owner.
         let all = [(r, entry(b, start)), (s, entry(b, start)), (r, entry(origin(3, "a"), start))];
         let stays = other.learn(&all, at(start)).await.unwrap();
         assert_eq!(stays, [Some(entry(a, start)), None, Some(entry(a, start))], "{place}");
-        // Its time begins again for himself only, and never ends sooner for what he says late.
+        // Only its owner extends the lifetime of an id, and a late report never shortens it.
         let later = start + 20 * DAY;
         assert_eq!(other.learn(&[(r, entry(a, later)), (r, entry(a, start))], at(later)).await.unwrap(), [None, None]);
         assert_eq!(one.learn(&[(s, entry(a, later))], at(later)).await.unwrap(), [Some(entry(b, start))], "{place}");
@@ -102,15 +103,15 @@ async fn the_first_one_keeps_it_whoever_comes_by_whichever_way() {
 }
 
 #[tokio::test]
-async fn what_is_forgotten_gives_way() {
-    let (_folder, redis, places) = both().await;
+async fn an_expired_id_can_get_a_new_owner() {
+    let (_folder, redis, places) = both_backends().await;
     let (r, a, b) = (reference(1), origin(1, "a"), origin(2, "b"));
     for place in places {
         let mut store = open(&place).await;
         let short = |now_s| EntryLifetime { now_s, ttl_s: 2 };
         store.learn(&[(r, entry(a, 100))], short(100)).await.unwrap();
         if place.is_shared() {
-            until("Redis forgets it", async || store.recall(&[r], short(100)).await.unwrap() == [None]).await;
+            until("the id to expire in Redis", async || store.recall(&[r], short(100)).await.unwrap() == [None]).await;
             let names = redis.list("KEYS *");
             assert_eq!(names, ["tidegate:o:secret"]);
         }
@@ -121,8 +122,8 @@ async fn what_is_forgotten_gives_way() {
 }
 
 #[tokio::test]
-async fn many_at_once_are_each_in_their_place() {
-    let (_folder, redis, places) = both().await;
+async fn thousands_of_ids_are_stored_and_found() {
+    let (_folder, redis, places) = both_backends().await;
     for place in places {
         let mut store = open(&place).await;
         let all: Vec<_> = (0..4096).map(|number| (reference(number), entry(origin(number, "a"), DAY))).collect();
@@ -147,7 +148,7 @@ async fn many_at_once_are_each_in_their_place() {
 }
 
 #[tokio::test]
-async fn room_is_left_in_redis_for_limits() {
+async fn ids_leave_room_in_redis_for_limits() {
     let redis = RedisServer::start();
     let mut store = open(&OriginStoreLocation::Redis(at_redis(&redis))).await;
     let used = redis.list("INFO memory").iter().find_map(|line| line.strip_prefix("used_memory:")?.parse::<u64>().ok());
@@ -161,8 +162,8 @@ async fn room_is_left_in_redis_for_limits() {
 }
 
 #[tokio::test]
-async fn several_may_open_an_empty_store_at_once() {
-    let (_folder, _redis, places) = both().await;
+async fn several_processes_may_open_an_empty_store_at_once() {
+    let (_folder, _redis, places) = both_backends().await;
     for place in places {
         let open = async || open(&place).await;
         let (a, b, c, d) = tokio::join!(open(), open(), open(), open());
@@ -173,7 +174,7 @@ async fn several_may_open_an_empty_store_at_once() {
 }
 
 #[tokio::test]
-async fn no_store_tells_an_id_and_no_two_tell_the_same() {
+async fn a_store_holds_no_id_in_clear_and_two_stores_hold_different_hashes() {
     let folder = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
     for name in ["one", "other"] {
@@ -194,10 +195,10 @@ async fn no_store_tells_an_id_and_no_two_tell_the_same() {
 }
 
 #[tokio::test]
-async fn sqlite_forgets_what_is_old_and_what_is_too_much() {
+async fn sqlite_drops_expired_ids_and_ids_beyond_the_maximum() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(&OriginStoreLocation::Sqlite(folder.path().join(FILE))).await;
-    // One more each second, for a while.
+    // The ids are one second apart.
     let all: Vec<_> = (0..5000_u32).map(|n| (reference(n.into()), entry(origin(1, "a"), 40 * DAY + n))).collect();
     store.learn(&all, at(40 * DAY)).await.unwrap();
     let there = async |store: &mut OriginStore, now_s| {
@@ -205,7 +206,7 @@ async fn sqlite_forgets_what_is_old_and_what_is_too_much() {
         let found = store.recall(&named, EntryLifetime { now_s, ttl_s: u32::MAX }).await.unwrap();
         found.iter().position(Option::is_some).map(|first| (first, found.iter().flatten().count()))
     };
-    // The first 1500 are too old, then the next 500 too many.
+    // The first 1500 have expired, and the next 500 are too many.
     let now_s = 70 * DAY + 1499;
     let mut rounds = 1;
     while store.sweep(at(now_s), 3000).await.unwrap() {
@@ -218,7 +219,7 @@ async fn sqlite_forgets_what_is_old_and_what_is_too_much() {
     store.close().await;
 }
 
-/// A memory with its store.
+/// A replica's memory with its store.
 struct Replica {
     keeping: AffinityStoreThread,
     condition: Arc<AffinityStatus>,
@@ -237,7 +238,7 @@ impl Replica {
             place.clone(),
             &settings,
             Clock::system(),
-            Chance::system(),
+            RandomBytes::system(),
             Arc::clone(&condition),
         );
         Self { keeping: keeping.unwrap(), condition }
@@ -249,7 +250,7 @@ impl Replica {
         recalled[0]
     }
 
-    /// What there is to tell, from a store that works: this machine may be too busy for 50 ms now and then.
+    /// The record of ids from a store that works. On a busy machine the store may be late now and then.
     async fn told(&self, references: &[Reference], by: Origin) -> Vec<Recalled> {
         let telling = async {
             loop {
@@ -260,22 +261,22 @@ impl Replica {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        soon("what there is to tell", telling).await
+        soon("the records of the ids", telling).await
     }
 
     async fn tells(&self, reference: Reference, by: Origin) -> Recalled {
         self.told(&[reference], by).await[0]
     }
 
-    /// Learns, and waits until others know; whether they do, and how long it took.
+    /// Records an id and waits until the store has it. Returns whether it does, and the time that took.
     async fn learn(&self, reference: Reference, origin: Origin) -> (bool, Duration) {
         let began = Instant::now();
         let mark = self.keeping.origins.learn(&[reference], origin, now());
         (self.keeping.origins.shared(mark).await, began.elapsed())
     }
 
-    async fn works(&self) {
-        until("it works", async || self.condition.faults().iter().all(|(_, fails)| !fails)).await;
+    async fn wait_for_store(&self) {
+        until("the store's faults to clear", async || self.condition.faults().iter().all(|(_, fails)| !fails)).await;
     }
 
     async fn has_written(&self) {
@@ -287,22 +288,22 @@ impl Replica {
     }
 }
 
-/// Nothing may take longer, however busy the machine that runs the tests is.
+/// Nothing may take longer, however busy the machine is.
 const GENEROUS: Duration = Duration::from_millis(400);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_known_at_once_and_after_a_restart() {
-    let (_folder, _redis, places) = both().await;
+async fn ids_are_known_at_once_and_after_a_restart() {
+    let (_folder, _redis, places) = both_backends().await;
     let (a, b) = (origin(1, "a"), origin(2, "b"));
     for place in places {
         let replica = Replica::start(&place);
         let all: Vec<_> = (0..1000).map(reference).collect();
         let _ = replica.keeping.origins.learn(&all, a, now());
         assert_eq!(replica.recall(reference(7), a).await, Recalled::Own(a), "{place}");
-        assert_eq!(replica.condition.store_lookups.load(Ordering::Relaxed), 0, "memory is enough");
+        assert_eq!(replica.condition.store_lookups.load(Ordering::Relaxed), 0, "memory must answer without the store");
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
         let asked = replica.condition.store_lookups.load(Ordering::Relaxed);
-        assert!(asked >= 1, "nobody can tell by the time that it took");
+        assert!(asked >= 1, "a store lookup keeps the duration the same for every owner");
         assert_eq!(replica.tells(reference(1000), b).await, Recalled::Unknown, "{place}");
         assert!(replica.condition.store_lookups.load(Ordering::Relaxed) > asked);
         replica.keeping.end();
@@ -317,10 +318,14 @@ async fn it_is_known_at_once_and_after_a_restart() {
             (replica.condition.store_lookups.load(Ordering::Relaxed), replica.counted(LookupResult::Own));
         assert_eq!(replica.condition.entries.load(Ordering::Relaxed), 1000);
         assert!(replica.keeping.origins.recall_all(&named[..1000], a.owner, now()).await == expected[..1000]);
-        assert_eq!(replica.condition.store_lookups.load(Ordering::Relaxed), asked, "they are in memory");
+        assert_eq!(
+            replica.condition.store_lookups.load(Ordering::Relaxed),
+            asked,
+            "memory must answer without the store"
+        );
         assert_eq!((replica.counted(LookupResult::Own), replica.counted(LookupResult::Unknown)), (own + 1000, 1));
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
-        // Whoever learns it now does not get it.
+        // Another owner cannot take the id over.
         let _ = replica.learn(reference(7), b).await;
         assert_eq!(replica.tells(reference(7), b).await, Recalled::Foreign(a), "{place}");
         assert_eq!(replica.counted(LookupResult::Foreign), 2);
@@ -329,14 +334,14 @@ async fn it_is_known_at_once_and_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_in_memory_any_more_is_still_somebodys() {
-    let (_folder, _redis, places) = both().await;
+async fn an_id_that_is_only_in_the_store_keeps_its_owner() {
+    let (_folder, _redis, places) = both_backends().await;
     let (a, b) = (origin(1, "a"), origin(2, "b"));
     for place in places {
         let before = Replica::start(&place);
         let _ = before.learn(reference(1), a).await;
         before.keeping.end();
-        // Memory knows nothing of it, and learns it for somebody else: what the store says counts.
+        // Memory does not know the id and records it for another owner: the store decides.
         let replica = Replica::start(&place);
         let _ = replica.learn(reference(1), b).await;
         replica.has_written().await;
@@ -348,7 +353,7 @@ async fn what_is_not_in_memory_any_more_is_still_somebodys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_is_killed_loses_a_moment() {
+async fn a_killed_process_loses_only_the_ids_of_the_last_moment() {
     let folder = tempfile::tempdir().unwrap();
     let place = OriginStoreLocation::Sqlite(folder.path().join(FILE));
     let replica = Replica::start(&place);
@@ -356,7 +361,7 @@ async fn a_process_that_is_killed_loses_a_moment() {
     let began = Instant::now();
     replica.has_written().await;
     eprintln!("in the file after {:?}", began.elapsed());
-    // As another process finds it while this one is still there, and has closed nothing.
+    // Another process finds the id while this one still runs and has closed nothing.
     let life = EntryLifetime { now_s: u32::try_from(now().as_secs()).unwrap(), ttl_s: 30 * DAY };
     let found = open(&place).await.recall(&[reference(1)], life).await.unwrap();
     assert_eq!(found[0].unwrap().origin, origin(1, "a"));
@@ -364,7 +369,7 @@ async fn a_process_that_is_killed_loses_a_moment() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_replicas_know_of_each_other_at_once() {
+async fn two_replicas_know_each_others_ids_at_once() {
     let redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
@@ -375,7 +380,7 @@ async fn two_replicas_know_of_each_other_at_once() {
         let (known, took) = from.learn(reference(number), a).await;
         let began = Instant::now();
         let recalled = to.recall(reference(number), a).await;
-        // Where it took too long, that is said; what is said to be known is.
+        // A late store is reported as such. An id that is reported as known is known.
         match recalled {
             Recalled::Own(found) => assert_eq!(found, a),
             Recalled::CannotTell(None) => unsure += 1,
@@ -390,7 +395,7 @@ async fn two_replicas_know_of_each_other_at_once() {
     assert!(unsure < 100, "{unsure}");
     for number in 0..1000 {
         for replica in [&one, &other] {
-            until("all are there", async || replica.recall(reference(number), a).await == Recalled::Own(a)).await;
+            until("all ids to be known", async || replica.recall(reference(number), a).await == Recalled::Own(a)).await;
         }
     }
     waited.sort_unstable();
@@ -401,8 +406,8 @@ async fn two_replicas_know_of_each_other_at_once() {
     other.keeping.end();
 }
 
-/// Memory while Redis is away: what it takes, and what it says.
-async fn away(replica: &Replica, known: Origin) {
+/// Memory while Redis is away: the time of a request, and the answers.
+async fn assert_works_without_redis(replica: &Replica, known: Origin) {
     let began = Instant::now();
     assert_eq!(replica.recall(reference(9999), known).await, Recalled::CannotTell(None));
     let first = began.elapsed();
@@ -410,33 +415,37 @@ async fn away(replica: &Replica, known: Origin) {
     assert!(!shared);
     eprintln!("the first waits {first:?} to ask and {learned:?} to be known");
     assert!(first < GENEROUS && learned < GENEROUS, "{first:?} {learned:?}");
-    until("that is known", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
+    until("the fault to be noticed", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
     let began = Instant::now();
     for number in 101..200 {
         let (shared, _) = replica.learn(reference(number), known).await;
         assert!(!shared);
-        assert_eq!(replica.recall(reference(number), known).await, Recalled::Own(known), "memory is enough");
+        assert_eq!(
+            replica.recall(reference(number), known).await,
+            Recalled::Own(known),
+            "memory must answer without the store"
+        );
         assert_eq!(replica.recall(reference(number + 10_000), known).await, Recalled::CannotTell(None));
     }
     eprintln!("99 more of each: {:?}", began.elapsed());
     assert!(began.elapsed() < GENEROUS, "{:?}", began.elapsed());
-    // To whom it does not belong, it looks like what nobody can tell.
+    // For another owner, the id looks like one that the replica cannot know.
     assert_eq!(replica.recall(reference(150), origin(2, "b")).await, Recalled::CannotTell(Some(known)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_stands_still() {
+async fn ids_survive_a_redis_that_hangs() {
     let redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let _ = one.learn(reference(1), a).await;
-    one.works().await;
+    one.wait_for_store().await;
     one.has_written().await;
     redis.pause();
-    away(&one, a).await;
+    assert_works_without_redis(&one, a).await;
     redis.go_on();
-    one.works().await;
+    one.wait_for_store().await;
     one.has_written().await;
     for number in (1..2).chain(100..200) {
         assert_eq!(other.tells(reference(number), a).await, Recalled::Own(a), "{number}");
@@ -447,7 +456,7 @@ async fn redis_stands_still() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_is_learned_without_redis_than_can_wait() {
+async fn without_redis_the_queue_of_ids_is_bounded() {
     let redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     let replica = Replica::start(&place);
@@ -461,35 +470,36 @@ async fn more_is_learned_without_redis_than_can_wait() {
     assert!((40_000..50_001).contains(&dropped), "{dropped}");
     redis.go_on();
     let fresh = Replica::start(&place);
-    until("all are there", async || fresh.told(&all[149_000..], a).await == [Recalled::Own(a); 1000]).await;
+    until("all ids to be known", async || fresh.told(&all[149_000..], a).await == [Recalled::Own(a); 1000]).await;
     replica.keeping.end();
     fresh.keeping.end();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_is_killed_and_comes_back_empty() {
+async fn ids_are_written_again_after_redis_was_killed_and_came_back_empty() {
     let mut redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     let replica = Replica::start(&place);
     let a = origin(1, "a");
     let _ = replica.learn(reference(1), a).await;
-    replica.works().await;
+    replica.wait_for_store().await;
     replica.has_written().await;
     redis.kill();
-    away(&replica, a).await;
+    assert_works_without_redis(&replica, a).await;
     redis.run();
-    replica.works().await;
-    // What memory has is written to it again, also from before.
+    replica.wait_for_store().await;
+    // The replica writes all ids of its memory again, also older ones.
     let fresh = Replica::start(&place);
     for number in (1..2).chain(100..200) {
-        until("it is there again", async || fresh.recall(reference(number), a).await == Recalled::Own(a)).await;
+        until("the id to be in Redis again", async || fresh.recall(reference(number), a).await == Recalled::Own(a))
+            .await;
     }
     replica.keeping.end();
     fresh.keeping.end();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_is_emptied_in_the_middle() {
+async fn ids_are_written_again_after_redis_was_emptied() {
     let redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
@@ -498,8 +508,9 @@ async fn redis_is_emptied_in_the_middle() {
     let _ = one.keeping.origins.learn(&all, a, now());
     one.has_written().await;
     assert_eq!(redis.ask("FLUSHALL"), "+OK");
-    // Each finds out by itself, whatever it does next; nobody is told that an id never existed by who cannot know.
-    until("they are there again", async || {
+    // Each replica notices by itself, whatever it does next. A replica that cannot know an id never says that the id
+    // does not exist.
+    until("the ids to be known again", async || {
         let mut recalled = Vec::new();
         // In portions that a slow machine looks up within the 40 ms that a request waits.
         for portion in all.chunks(250) {
@@ -509,35 +520,35 @@ async fn redis_is_emptied_in_the_middle() {
         recalled.iter().all(|recalled| *recalled == Recalled::Own(a))
     })
     .await;
-    one.works().await;
-    other.works().await;
+    one.wait_for_store().await;
+    other.wait_for_store().await;
     let _ = other.learn(reference(6000), a).await;
     other.has_written().await;
-    assert_eq!(one.tells(reference(6000), a).await, Recalled::Own(a), "they agree on a secret");
+    assert_eq!(one.tells(reference(6000), a).await, Recalled::Own(a), "both replicas use the same secret");
     one.keeping.end();
     other.keeping.end();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_takes_nothing() {
+async fn ids_are_kept_in_memory_while_redis_refuses_writes() {
     let redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     let (one, other) = (Replica::start(&place), Replica::start(&place));
     let a = origin(1, "a");
     let _ = one.learn(reference(1), a).await;
     one.has_written().await;
-    one.works().await;
+    one.wait_for_store().await;
     let ways = [("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"), ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE")];
     for (number, (away, back)) in (10..).zip(ways) {
         assert_eq!(redis.ask(away), "+OK");
         let (shared, took) = one.learn(reference(number), a).await;
         assert!(!shared && took < GENEROUS, "{away:?}: {took:?}");
-        assert_eq!(other.tells(reference(1), a).await, Recalled::Own(a), "{away:?}: it can be read");
+        assert_eq!(other.tells(reference(1), a).await, Recalled::Own(a), "{away:?}: Redis can still be read");
         assert_eq!(other.tells(reference(number), a).await, Recalled::Unknown);
         let (shared, took) = one.learn(reference(number + 100), a).await;
         assert!(!shared && took < GENEROUS, "{away:?}: {took:?}");
         assert_eq!(redis.ask(back), "+OK");
-        one.works().await;
+        one.wait_for_store().await;
         one.has_written().await;
         assert_eq!(other.tells(reference(number), a).await, Recalled::Own(a), "{away:?}");
     }
@@ -546,22 +557,22 @@ async fn redis_takes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_without_redis_serves_from_memory() {
+async fn a_replica_that_starts_without_redis_serves_from_memory() {
     let mut redis = RedisServer::start();
     let place = OriginStoreLocation::Redis(at_redis(&redis));
     redis.kill();
     let replica = Replica::start(&place);
     let a = origin(1, "a");
-    away(&replica, a).await;
+    assert_works_without_redis(&replica, a).await;
     redis.run();
-    replica.works().await;
+    replica.wait_for_store().await;
     replica.has_written().await;
     assert_eq!(replica.tells(reference(1), a).await, Recalled::Unknown);
     replica.keeping.end();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_none_keeps_nobody_from_serving() {
+async fn a_replica_with_a_broken_store_file_serves_from_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(FILE);
     fs::write(&path, [7; 10_000]).unwrap();
@@ -569,11 +580,11 @@ async fn a_file_that_is_none_keeps_nobody_from_serving() {
     let a = origin(1, "a");
     let _ = replica.learn(reference(1), a).await;
     assert_eq!(replica.recall(reference(1), a).await, Recalled::Own(a));
-    until("that is known", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
+    until("the fault to be noticed", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
     assert_eq!(replica.recall(reference(2), a).await, Recalled::CannotTell(None));
-    // Whoever looks after it puts it aside.
+    // An operator moves the broken file away.
     fs::remove_file(&path).unwrap();
-    replica.works().await;
+    replica.wait_for_store().await;
     replica.has_written().await;
     assert_eq!(replica.tells(reference(2), a).await, Recalled::Unknown);
     let began = Instant::now();
@@ -582,7 +593,7 @@ async fn a_file_that_is_none_keeps_nobody_from_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ending_without_redis_does_not_last() {
+async fn a_shutdown_without_redis_takes_less_than_three_seconds() {
     let mut redis = RedisServer::start();
     let replica = Replica::start(&OriginStoreLocation::Redis(at_redis(&redis)));
     redis.kill();
@@ -593,7 +604,7 @@ async fn ending_without_redis_does_not_last() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_shows_how_its_memory_stands() {
+async fn a_gateway_shows_the_state_of_its_affinity_store() {
     let mut redis = RedisServer::start();
     let upstream = Upstream::fixed(json("200 OK", "{}")).await;
     let mut settings = gateway::config(&upstream.base_url());

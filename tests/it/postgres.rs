@@ -1,4 +1,4 @@
-//! A ledger in PostgreSQL: whatever becomes of the server, requests are served as before and every one has its row.
+//! A ledger in PostgreSQL: whatever happens to the server, requests are served and each has its row.
 
 use std::time::Duration;
 
@@ -25,18 +25,18 @@ async fn gateway(postgres: &Postgres) -> (Upstream, Gateway) {
     (upstream, Gateway::start(config))
 }
 
-/// Rows of requests that are over, and those of them with all their tokens.
+/// The number of rows of finished requests, and of those with their whole usage.
 async fn rows(postgres: &Postgres) -> (u64, u64) {
     let Ok(mut database) = Database::open_to_read(&postgres.place()).await else { return (0, 0) };
     let totals = database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default();
     (totals.iter().map(|total| total.requests).sum(), totals.iter().map(|total| total.exact).sum())
 }
 
-async fn have(postgres: &Postgres, count: u64) {
+async fn row_count_becomes(postgres: &Postgres, count: u64) {
     until("the rows", async || rows(postgres).await == (count, count)).await;
 }
 
-/// Makes `count` requests one after the other; returned is what the longest took.
+/// Sends `count` requests one after the other, and returns the longest duration.
 async fn ask(gateway: &Gateway, count: u64) -> Duration {
     let mut client = gateway.connect().await;
     let mut longest = Duration::ZERO;
@@ -48,9 +48,9 @@ async fn ask(gateway: &Gateway, count: u64) -> Duration {
     longest
 }
 
-/// Either way to write it; nothing listens on an address that the URL could lead to by mistake.
+/// Both ways to write the URL. No server listens at an address that a wrong reading of the URL could lead to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_behind_a_unix_socket() {
+async fn postgresql_is_reached_through_a_unix_socket() {
     const BY_ADDRESS: &str = "SELECT count(*) FILTER (WHERE client_addr IS NOT NULL), count(*) \
          FROM pg_stat_activity WHERE application_name = 'tidegate'";
     let postgres = Postgres::start().await;
@@ -66,7 +66,7 @@ async fn it_is_behind_a_unix_socket() {
         config.store = Store::Postgres { url: url.as_str().into(), password: None };
         let gateway = Gateway::start(config);
         ask(&gateway, 10).await;
-        have(&postgres, count).await;
+        row_count_becomes(&postgres, count).await;
         until("no other connection", async || {
             let mut asking = postgres.connect().await.unwrap();
             let row = sqlx::query(BY_ADDRESS).fetch_one(&mut asking).await.unwrap();
@@ -76,50 +76,50 @@ async fn it_is_behind_a_unix_socket() {
     }
 }
 
-/// Requests before, while and after it is away; while it is, readiness tells of it and stays.
-async fn survives(away: impl AsyncFnOnce(&mut Postgres), back: impl AsyncFnOnce(&mut Postgres)) {
-    survives_of(Postgres::start().await, away, back).await;
+/// Requests before, during and after an outage. During the outage, readiness reports the fault and stays ready.
+async fn assert_survives_outage(away: impl AsyncFnOnce(&mut Postgres), back: impl AsyncFnOnce(&mut Postgres)) {
+    assert_outage_survived_by(Postgres::start().await, away, back).await;
 }
 
-/// The same, of this one.
-async fn survives_of(
+/// The same with this server.
+async fn assert_outage_survived_by(
     mut postgres: Postgres,
     away: impl AsyncFnOnce(&mut Postgres),
     back: impl AsyncFnOnce(&mut Postgres),
 ) {
     let (_upstream, gateway) = gateway(&postgres).await;
     ask(&gateway, 20).await;
-    have(&postgres, 20).await;
+    row_count_becomes(&postgres, 20).await;
     away(&mut postgres).await;
     let longest = ask(&gateway, 50).await;
-    assert!(longest < Duration::from_millis(500), "{longest:?} while it is away");
+    assert!(longest < Duration::from_millis(500), "{longest:?} during the outage");
     gateway.metric_becomes(r#"tidegate_ledger_fault{fault="database"}"#, 1.0).await;
     let mut operator = crate::support::client::Client::connect(gateway.admin).await;
     let ready = operator.get("/readyz").await;
     assert_eq!((ready.status, ready.text().contains("database")), (200, true), "{}", ready.text());
     back(&mut postgres).await;
     ask(&gateway, 10).await;
-    have(&postgres, 80).await;
+    row_count_becomes(&postgres, 80).await;
     gateway.metric_becomes(r#"tidegate_ledger_fault{fault="database"}"#, 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_stopped() {
-    survives(async |postgres| postgres.stop(), async |postgres| postgres.run().await).await;
+async fn requests_are_served_while_postgresql_is_stopped() {
+    assert_survives_outage(async |postgres| postgres.stop(), async |postgres| postgres.run().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_killed() {
-    survives(async |postgres| postgres.kill(), async |postgres| postgres.run().await).await;
+async fn requests_are_served_while_postgresql_is_killed() {
+    assert_survives_outage(async |postgres| postgres.kill(), async |postgres| postgres.run().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_stands_still() {
-    survives(async |postgres| postgres.pause(), async |postgres| postgres.go_on()).await;
+async fn requests_are_served_while_postgresql_hangs() {
+    assert_survives_outage(async |postgres| postgres.pause(), async |postgres| postgres.go_on()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_becomes_read_only() {
+async fn requests_are_served_while_postgresql_is_read_only() {
     let limited = async |postgres: &mut Postgres| {
         postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on").await;
         postgres.execute("SELECT pg_reload_conf()").await;
@@ -132,11 +132,11 @@ async fn it_becomes_read_only() {
             sqlx::query(statement).execute(&mut connection).await.unwrap();
         }
     };
-    survives(limited, back).await;
+    assert_survives_outage(limited, back).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn its_disk_is_full() {
+async fn requests_are_served_while_the_disk_of_postgresql_is_full() {
     let mut postgres = Postgres::start().await;
     if let Err(why) = postgres.use_small_disk().await {
         say(&format!("NOT TESTED: PostgreSQL on a full disk, as a small one cannot be mounted (it takes root): {why}"));
@@ -148,11 +148,11 @@ async fn its_disk_is_full() {
             postgres.fill_small_disk(false);
         },
     );
-    survives_of(postgres, full, free).await;
+    assert_outage_survived_by(postgres, full, free).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn others_take_all_of_its_connections() {
+async fn requests_are_served_while_others_take_all_connections_of_postgresql() {
     let mut taken: Vec<PgConnection> = Vec::new();
     let mut postgres = Postgres::start().await;
     postgres.execute("CREATE ROLE gateway LOGIN").await;
@@ -163,8 +163,8 @@ async fn others_take_all_of_its_connections() {
     config.store = Store::Postgres { url: url.as_str().into(), password: None };
     let gateway = Gateway::start(config);
     ask(&gateway, 20).await;
-    have(&postgres, 20).await;
-    // It loses its own connection, and others are there first.
+    row_count_becomes(&postgres, 20).await;
+    // The gateway loses its own connection, and other clients take all free ones first.
     postgres.kill();
     ask(&gateway, 5).await;
     gateway.metric_becomes(r#"tidegate_ledger_fault{fault="database"}"#, 1.0).await;
@@ -176,17 +176,17 @@ async fn others_take_all_of_its_connections() {
     let before = rows(&postgres).await.0;
     ask(&gateway, 50).await;
     if before < 25 {
-        // It did not get in between.
+        // The gateway did not get a connection in between.
         gateway.metric_becomes(r#"tidegate_ledger_fault{fault="database"}"#, 1.0).await;
     }
     for connection in taken {
         connection.close().await.unwrap();
     }
-    have(&postgres, 75).await;
+    row_count_becomes(&postgres, 75).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_away_when_the_gateway_starts_and_when_it_ends() {
+async fn requests_are_served_when_postgresql_is_down_at_the_start_and_at_the_end() {
     let mut postgres = Postgres::start().await;
     postgres.stop();
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -200,8 +200,8 @@ async fn it_is_away_when_the_gateway_starts_and_when_it_ends() {
     gateway.ended().await;
     postgres.run().await;
     assert_eq!(rows(&postgres).await, (0, 0));
-    // The next one finds what this one left.
+    // The next gateway finds the rows that this one left in its journal.
     let folder = std::mem::replace(&mut gateway.folder, tempfile::tempdir().unwrap());
     let _gateway = Gateway::run(settings, None, folder);
-    have(&postgres, 20).await;
+    row_count_becomes(&postgres, 20).await;
 }

@@ -1,7 +1,7 @@
-//! Limits that several gateways share, with Redis there and away.
+//! Limits that several gateways share, with Redis available and unavailable.
 
-mod forgets;
-mod places;
+mod addresses;
+mod data_loss;
 
 use std::time::Duration;
 
@@ -32,10 +32,10 @@ const BODY: &str = r#"{"model":"smart"}"#;
 const FAULT: &str = "tidegate_limits_fault";
 const ALONE: &str = "tidegate_limits_alone_total";
 
-/// What the configuration has.
+/// The default time that a request waits for Redis.
 const PATIENCE: Duration = Duration::from_millis(40);
 
-/// So much that it is never reached, and has to be asked for each time.
+/// Limits that are never reached, but have to be checked for each request.
 const PLENTY: KeyLimits = KeyLimits { requests: Some(1_000_000), tokens: Some(u32::MAX), in_flight: Some(10_000) };
 
 fn settings(upstream: &Upstream, redis: &RedisServer, limits: KeyLimits) -> Config {
@@ -60,7 +60,7 @@ async fn create(gateway: &Gateway, key: &str) -> Answer {
     client.answer().await
 }
 
-/// Many at once, in turn to each of them: how many get in.
+/// Sends concurrent requests to the gateways in turn, and returns the number of admitted ones.
 async fn at_once(gateways: &[&Gateway], count: usize) -> usize {
     let mut clients = Vec::new();
     for number in 0..count {
@@ -99,7 +99,7 @@ async fn limits_of_a_model_are_shared() {
     for gateway in [&one, &other, &one] {
         let answer = create(gateway, KEY).await;
         assert_eq!((answer.status, answer.header("x-ratelimit-limit-requests")), (200, Some("1000000")));
-        // The place is given back without anybody waiting for it.
+        // The slot is released in the background.
         gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
         until("a free place", async || redis.list("KEYS tidegate:at_once:key:tester:model:*").is_empty()).await;
     }
@@ -118,7 +118,7 @@ async fn limits_of_a_model_are_shared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_a_minute_are_shared() {
+async fn requests_per_minute_are_shared() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
     let limits = KeyLimits { requests: Some(10), ..KeyLimits::default() };
     let (one, other) =
@@ -127,7 +127,7 @@ async fn requests_of_a_minute_are_shared() {
     let passed = at_once(&[&one, &other], 100).await;
     let back = usize::try_from(began.elapsed().as_secs() / 6).unwrap();
     assert!((10..=11 + back).contains(&passed), "{passed}");
-    // Once all turns of the next minute are given, what is known to be refused costs Redis nothing.
+    // After all turns of the next minute are taken, a certain refusal does not ask Redis.
     let asked = || redis.list("INFO commandstats").into_iter().find(|line| line.starts_with("cmdstat_evalsha:"));
     let before = asked().unwrap();
     let mut refused = create(&other, KEY).await;
@@ -146,7 +146,7 @@ async fn requests_of_a_minute_are_shared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_left_is_told_by_whoever_is_asked() {
+async fn the_remaining_quota_is_the_same_at_each_gateway() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
     let limits = KeyLimits { requests: Some(100), tokens: Some(10_000), ..KeyLimits::default() };
     let (one, other) =
@@ -158,7 +158,7 @@ async fn what_is_left_is_told_by_whoever_is_asked() {
         assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some(left));
         gateway.metric_becomes("tidegate_requests_in_flight", 0.0).await;
     }
-    // Of 2,000 tokens that were set aside each time, 8 were used.
+    // Of 2,000 reserved tokens, each request used 8.
     until("the tokens", async || {
         let mut client = one.connect().await;
         let answer = client.create(r#"{"model":1}"#).await;
@@ -170,7 +170,7 @@ async fn what_is_left_is_told_by_whoever_is_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
+async fn concurrency_slots_are_shared_and_released_at_the_end_of_a_request_and_of_a_gateway() {
     let redis = RedisServer::start();
     let (go, wait) = oneshot::channel();
     let mut first = Some(wait);
@@ -194,7 +194,7 @@ async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
     go.send(()).unwrap();
     streaming.body(&mut streamed).await;
-    // It is given back in the background.
+    // The slot is released in the background.
     let mut second = None;
     until("the place", async || {
         let mut client = one.connect().await;
@@ -205,7 +205,7 @@ async fn places_are_shared_and_come_back_at_the_end_and_at_a_restart() {
     })
     .await;
     assert_eq!(other.connect().await.create(BODY).await.status, 429);
-    // A gateway that ends in order gives back what it cuts.
+    // A gateway that stops releases the slots of the requests that it cuts.
     one.stop();
     one.ended().await;
     let mut client = other.connect().await;
@@ -230,15 +230,15 @@ async fn a_budget_is_shared_and_not_overspent() {
     // Redis lets no more pass. On a machine so slow that Redis takes a second, a gateway decides without Redis.
     let alone = (one.metric(ALONE).await + other.metric(ALONE).await) as usize;
     assert!((10..=10 + alone).contains(&passed), "{passed} passed, {alone} decided without Redis");
-    // The last ones are settled in the background.
+    // The last requests are settled in the background.
     let mut client = one.connect().await;
     until("the end of the budget", async || client.create(BODY).await.text().contains("insufficient_quota")).await;
     client.create(BODY).await.assert_final(429, "insufficient_quota", true);
 }
 
-/// Whoever counts it.
+/// In memory and in Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_budget_that_is_only_set_aside_comes_back() {
+async fn a_reserved_budget_is_refused_for_a_moment_and_released() {
     for shared in [false, true] {
         let redis = RedisServer::start();
         let (go, wait) = oneshot::channel();
@@ -272,14 +272,14 @@ async fn a_budget_that_is_only_set_aside_comes_back() {
         assert_eq!(gateway.metric(r#"tidegate_limited_total{limit="budgets_reserved",of="key"}"#).await, 1.0);
         go.send(()).unwrap();
         streaming.body(&mut streamed).await;
-        // It is settled in the background.
-        until("what was set aside", async || client.create(BODY).await.status == 200).await;
+        // The request is settled in the background.
+        until("the reservation to be released", async || client.create(BODY).await.status == 200).await;
         until("the end", async || client.create(BODY).await.text().contains("insufficient_quota")).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_budget_is_known_again_after_redis_was_emptied() {
+async fn the_spend_of_a_budget_is_restored_after_redis_was_emptied() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
     let gateway = Gateway::start(priced(settings(&upstream, &redis, KeyLimits::default()), "3CNY/total"));
     let mut client = gateway.connect().await;
@@ -293,7 +293,7 @@ async fn a_budget_is_known_again_after_redis_was_emptied() {
     }
 }
 
-/// Makes `count` requests one after the other, all of which are served.
+/// Sends `count` requests one after the other, and checks that all are served.
 async fn ask(gateway: &Gateway, count: usize) {
     let mut client = gateway.connect().await;
     for number in 0..count {
@@ -302,23 +302,25 @@ async fn ask(gateway: &Gateway, count: usize) {
     }
 }
 
-/// A request that waits for a silent Redis takes this long in `survives`, where no configured wait ends it before.
+/// A request that waits for a silent Redis takes this long in `assert_survives_outage`, where no configured wait ends it
+/// before.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// So many requests did not each wait for Redis: the bound is far above what a slow machine needs for them.
+/// Checks that this many requests did not each wait for Redis. The bound is far above the time that a slow machine
+/// needs for them.
 fn did_not_wait(began: Instant, requests: u32) {
     let took = began.elapsed();
     assert!(took < SILENCE * requests / 2, "{requests} requests took {took:?}");
 }
 
-/// One that refuses what it cannot ask for: on a busy machine Redis may be late now and then.
+/// Waits until a gateway with `fail = "closed"` serves requests. On a busy machine Redis may be late now and then.
 async fn serves_again(closed: &Gateway) {
     until("an answer", async || closed.connect().await.create(BODY).await.status == 200).await;
 }
 
-/// Requests before, while and after Redis is away. None fails, and only the first may wait for Redis. `closed` refuses requests of limited
-/// keys while Redis is away, and serves others.
-async fn survives(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
+/// Requests before, during and after an outage of Redis. None fails, and only the first may wait for Redis. `closed`
+/// refuses requests of limited keys during the outage, and serves others.
+async fn assert_survives_outage(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServer)) {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     let mut settings = priced(settings(&upstream, &redis, PLENTY), "1000000CNY/day");
     let open = Gateway::start(settings.clone());
@@ -336,7 +338,7 @@ async fn survives(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServe
     let (status, limits) = readiness(&open).await;
     assert_eq!((status, &limits["redis_fails"]), (200, &true.into()), "{limits}");
 
-    // It may have to notice first.
+    // The gateway may have to notice the outage first.
     until("the refusal", async || closed.connect().await.create(BODY).await.status == 503).await;
     let began = Instant::now();
     for _ in 0..20 {
@@ -361,22 +363,22 @@ async fn survives(away: impl Fn(&mut RedisServer), back: impl Fn(&mut RedisServe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_stopped() {
-    survives(RedisServer::stop, RedisServer::run).await;
+async fn requests_are_served_while_redis_is_stopped() {
+    assert_survives_outage(RedisServer::stop, RedisServer::run).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_killed() {
-    survives(RedisServer::kill, RedisServer::run).await;
+async fn requests_are_served_while_redis_is_killed() {
+    assert_survives_outage(RedisServer::kill, RedisServer::run).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_stands_still() {
-    survives(|redis| redis.pause(), |redis| redis.go_on()).await;
+async fn requests_are_served_while_redis_hangs() {
+    assert_survives_outage(|redis| redis.pause(), |redis| redis.go_on()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_full() {
+async fn requests_are_served_while_redis_is_full() {
     let full = |redis: &mut RedisServer| {
         assert_eq!(redis.ask("CONFIG SET maxmemory 1mb maxmemory-policy noeviction"), "+OK");
         assert_eq!(
@@ -385,19 +387,19 @@ async fn it_is_full() {
         );
     };
     let room = |redis: &mut RedisServer| assert_eq!(redis.ask("CONFIG SET maxmemory 0"), "+OK");
-    survives(full, room).await;
+    assert_survives_outage(full, room).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_becomes_read_only() {
-    // Of a master that is not there.
+async fn requests_are_served_while_redis_is_read_only() {
+    // Redis becomes the replica of a master that does not exist.
     let replica = |redis: &mut RedisServer| assert_eq!(redis.ask("REPLICAOF 127.0.0.1 1"), "+OK");
     let master = |redis: &mut RedisServer| assert_eq!(redis.ask("REPLICAOF NO ONE"), "+OK");
-    survives(replica, master).await;
+    assert_survives_outage(replica, master).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_forgets_its_scripts_and_everything_else() {
+async fn limits_survive_a_redis_that_loses_its_data_scripts_and_connections() {
     let (redis, upstream) = (RedisServer::start(), answering().await);
     let gateway = Gateway::start(settings(&upstream, &redis, PLENTY));
     for command in ["FLUSHALL", "SCRIPT FLUSH", "FLUSHALL", "CLIENT KILL TYPE normal"] {
@@ -408,18 +410,18 @@ async fn it_forgets_its_scripts_and_everything_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_it_is_away_each_allows_its_share() {
+async fn without_redis_each_gateway_allows_its_share() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     let limits = KeyLimits { requests: Some(20), ..KeyLimits::default() };
     let start = || Gateway::start(settings(&upstream, &redis, limits));
     let (one, other) = (start(), start());
-    // Every six seconds each may admit one more.
+    // Each gateway may admit one more request every six seconds.
     let began = Instant::now();
-    // One had 4 of its 10 from Redis. The other knows that 15 were left of all, of which 7 are for it.
+    // `one` took 4 of its share of 10. `other` knows that 15 of all 20 were left, of which it may use 7.
     ask(&one, 4).await;
     ask(&other, 1).await;
     redis.stop();
-    // Also where nobody asks, it is noticed.
+    // A gateway without requests also notices the outage.
     for gateway in [&one, &other] {
         fault(gateway, 1.0).await;
     }
@@ -434,7 +436,7 @@ async fn while_it_is_away_each_allows_its_share() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn places_taken_while_it_was_away_or_before_it_began_anew_are_known_again() {
+async fn concurrency_slots_are_restored_after_redis_was_away() {
     let mut redis = RedisServer::start();
     let upstream = Upstream::scripted(|_| {
         vec![Step::Send([STREAM, &chunk(b"data: {}\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)]
@@ -460,8 +462,8 @@ async fn places_taken_while_it_was_away_or_before_it_began_anew_are_known_again(
     for gateway in [&one, &other] {
         fault(gateway, 0.0).await;
     }
-    // Two of four are held, and as many are left.
-    until("what is held", async || redis.ask("ZCARD tidegate:at_once:key:tester") == ":2").await;
+    // Two of four slots are taken, and two are left.
+    until("the slots in Redis", async || redis.ask("ZCARD tidegate:at_once:key:tester") == ":2").await;
     hold(&mut held).await;
     hold(&mut held).await;
     assert_eq!(other.connect().await.create(BODY).await.status, 429);
@@ -470,7 +472,7 @@ async fn places_taken_while_it_was_away_or_before_it_began_anew_are_known_again(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_is_away_when_the_gateway_starts() {
+async fn a_gateway_starts_and_stops_while_redis_is_unavailable() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     redis.stop();
     let gateway = Gateway::start(settings(&upstream, &redis, PLENTY));
@@ -479,7 +481,7 @@ async fn it_is_away_when_the_gateway_starts() {
     redis.run();
     fault(&gateway, 0.0).await;
     ask(&gateway, 20).await;
-    // The end does not wait for one that stands still.
+    // The shutdown does not wait for a Redis that hangs.
     redis.pause();
     let mut gateway = gateway;
     ask(&gateway, 5).await;
@@ -489,14 +491,14 @@ async fn it_is_away_when_the_gateway_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_wants_a_password() {
+async fn redis_with_a_password_is_used() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     redis.stop();
     let mut with = settings(&upstream, &redis, PLENTY);
     let mut wrong = with.clone();
     with.sharing.as_mut().unwrap().redis.password = Some("sk-canary-of-redis".into());
     wrong.sharing.as_mut().unwrap().redis.password = Some("sk-canary-of-another".into());
-    // It answers PING only to who is known.
+    // Without a password, this Redis answers only PING.
     let settings = ["--user default on +ping +quit nopass", "--user me on ~tidegate:* +@all >sk-canary-of-redis"];
     redis.run_with(&settings.map(|setting| setting.split(' ')).into_iter().flatten().collect::<Vec<_>>());
     for config in [&mut with, &mut wrong] {
@@ -510,7 +512,7 @@ async fn it_wants_a_password() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_speaks_tls_and_the_log_tells_once_that_it_is_away() {
+async fn redis_over_tls_is_used_and_the_log_reports_an_outage_once() {
     let (mut redis, upstream) = (RedisServer::start(), answering().await);
     redis.stop();
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Another configuration while the gateway runs.
+//! A reload changes the configuration while the gateway runs.
 
 use std::{
     ffi::OsString,
@@ -35,9 +35,9 @@ const UNCHANGED: &str = "tidegate_config_reloads_total{result=\"unchanged\"}";
 pub(crate) const REFUSED: &str = "tidegate_config_reloads_total{result=\"refused\"}";
 const SUCCESSFUL: &str = "tidegate_config_last_reload_successful";
 
-/// So often that a test waits for nothing.
+/// So often that no test waits for it.
 pub(crate) const OFTEN: Duration = Duration::from_millis(10);
-/// Only a wish reloads.
+/// Only an explicit reload reads the file.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 
 fn env(name: &str) -> Option<OsString> {
@@ -50,7 +50,7 @@ fn env(name: &str) -> Option<OsString> {
     Some(value.into())
 }
 
-/// A file: model `smart` leads to the first of these upstreams.
+/// The text of a configuration whose model `smart` leads to the first of these upstreams.
 pub(crate) fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> String {
     let mut text =
         format!("[server]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 2\n{server}\n");
@@ -65,24 +65,24 @@ pub(crate) fn text(server: &str, upstreams: &[(&str, &str)], rest: &str) -> Stri
 pub(crate) const TESTER: &str = "[[keys]]\nname = \"tester\"\nsecret = { env = \"TESTER\" }";
 
 impl Gateway {
-    /// Reads `file`, below its folder, at the start and again.
-    pub(crate) fn reading(folder: TempDir, file: &Path, look_every: Duration) -> Self {
+    /// A gateway that reads `file`, which is in its folder, at the start and at each reload.
+    pub(crate) fn reading(folder: TempDir, file: &Path, look_interval: Duration) -> Self {
         let source = Source::File(file.into());
         let loaded = config::load(&source, &env).unwrap();
         let mut config = loaded.config;
-        // As the file does not name it, a reload leaves it out of account.
+        // The file does not set the data folder, so that a reload ignores this value.
         config.server.data_dir = folder.path().join("data");
-        let origin = ReloadSource { source, reads: loaded.reads, env, look_every };
+        let origin = ReloadSource { source, reads: loaded.reads, env, look_interval };
         Self::run(config, Some(origin), folder)
     }
 
-    /// The same with a file of this text.
-    pub(crate) fn of(text: &str, look_every: Duration) -> Self {
+    /// A gateway whose file has this text.
+    pub(crate) fn of(text: &str, look_interval: Duration) -> Self {
         let folder = TempDir::new().unwrap();
         let file = folder.path().join("tidegate.toml");
         let text = text.replacen("[server]", &format!("[server]\ndata_dir = {:?}", folder.path().join("data")), 1);
         fs::write(&file, text).unwrap();
-        Self::reading(folder, &file, look_every)
+        Self::reading(folder, &file, look_interval)
     }
 
     /// Writes another text into the file.
@@ -92,7 +92,7 @@ impl Gateway {
         fs::write(self.folder.path().join("tidegate.toml"), text).unwrap();
     }
 
-    /// Reloads with another text, as `result` says.
+    /// Reloads with another text, and waits for this result.
     pub(crate) async fn reload(&self, text: &str, result: &str) {
         let before = self.metric(result).await;
         self.write(text);
@@ -122,7 +122,7 @@ async fn answering(name: &str) -> Upstream {
 }
 
 #[tokio::test]
-async fn a_request_under_way_keeps_what_it_began_with_and_the_next_one_sees_the_change() {
+async fn a_request_in_progress_keeps_its_configuration_and_the_next_one_uses_the_new_one() {
     let (go, gate) = oneshot::channel();
     let mut gate = Some(gate);
     let old = Upstream::scripted(move |_| {
@@ -136,11 +136,11 @@ async fn a_request_under_way_keeps_what_it_began_with_and_the_next_one_sees_the_
     client.post(BODY).await;
     let mut answer = client.head().await;
 
-    // Another upstream where the old one was: whoever mixes tables up counts or asks the wrong one.
+    // Another upstream takes the index of the old one: a mix-up of tables would count or ask the wrong one.
     gateway.write(&text("", &[("new", &new.base_url()), ("old", &old.base_url())], TESTER));
     gateway.metric_becomes(OK, 1.0).await;
     for _ in 0..8 {
-        // On connections of their own, so that each worker gets some.
+        // Each request has a connection of its own, so that each worker gets some.
         assert_eq!(gateway.post("", BODY).await.body, named("new").into_bytes());
     }
     let names: Vec<_> = gateway.detail().await["upstreams"]
@@ -156,12 +156,12 @@ async fn a_request_under_way_keeps_what_it_began_with_and_the_next_one_sees_the_
     assert_eq!((answer.whole, &*answer.body), (true, COMPLETED));
     gateway.metric_becomes("tidegate_requests_total{upstream=\"old\",end=\"completed\"}", 1.0).await;
     assert_eq!(gateway.metric("tidegate_requests_total{upstream=\"new\",end=\"completed\"}").await, 8.0);
-    assert_eq!(client.create(BODY).await.body, named("new").into_bytes(), "on the connection that was there");
+    assert_eq!(client.create(BODY).await.body, named("new").into_bytes(), "on the existing connection");
     assert_eq!((gateway.metric(REFUSED).await, gateway.metric(SUCCESSFUL).await), (0.0, 1.0));
 }
 
 #[tokio::test]
-async fn a_bad_file_changes_nothing_and_a_good_one_heals_it() {
+async fn a_bad_file_changes_nothing_and_a_good_one_ends_the_fault() {
     let upstream = answering("one").await;
     let good = text("", &[("up", &upstream.base_url())], TESTER);
     let gateway = Gateway::of(&good, OFTEN);
@@ -186,7 +186,7 @@ async fn a_bad_file_changes_nothing_and_a_good_one_heals_it() {
 }
 
 #[tokio::test]
-async fn a_config_map_that_is_exchanged_is_seen() {
+async fn a_replaced_kubernetes_config_map_is_noticed() {
     let (old, new) = (answering("old").await, answering("new").await);
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -197,7 +197,8 @@ async fn a_config_map_that_is_exchanged_is_seen() {
         fs::write(at(name).join("tidegate.toml"), text(&server, &[("up", &upstream.base_url())], &keys)).unwrap();
         fs::write(at(name).join("key"), key).unwrap();
     };
-    // As the kubelet does it: files are links to ..data/FILE, ..data a link to a folder of one version, which is renamed.
+    // As the kubelet does: files are links to ..data/FILE, and ..data is a link to the folder of one version, which is
+    // replaced by a rename.
     version("..2026_01", &old, KEY);
     symlink("..2026_01", at("..data")).unwrap();
     symlink("..data/tidegate.toml", at("tidegate.toml")).unwrap();
@@ -218,7 +219,7 @@ async fn a_config_map_that_is_exchanged_is_seen() {
 }
 
 #[tokio::test]
-async fn keys_come_and_go_and_the_first_one_ends() {
+async fn keys_are_added_and_removed_by_a_reload_and_the_first_key_ends() {
     let upstream = answering("one").await;
     let with = |keys: &str| text("", &[("up", &upstream.base_url())], keys);
     let gateway = Gateway::of(&with(""), NEVER);
@@ -233,13 +234,13 @@ async fn keys_come_and_go_and_the_first_one_ends() {
     assert!(works(KEY).await && !works(first).await && !works(OTHER_KEY).await, "another key is declared");
     gateway.reload(&with(&TESTER.replace("TESTER", "OTHER")), OK).await;
     assert!(works(OTHER_KEY).await && !works(KEY).await);
-    // A file that was cut has no keys either.
+    // A truncated file has no keys either.
     gateway.reload(&with(""), REFUSED).await;
     assert!(works(OTHER_KEY).await && !works(first).await);
 }
 
 #[tokio::test]
-async fn warm_connections_survive_unless_the_way_changes() {
+async fn open_connections_survive_a_reload_unless_the_connection_settings_change() {
     let mut upstream = answering("one").await;
     let base = text("", &[("up", &upstream.base_url())], TESTER).replace("workers = 2", "workers = 1");
     let gateway = Gateway::of(&base, NEVER);
@@ -247,7 +248,7 @@ async fn warm_connections_survive_unless_the_way_changes() {
     assert_eq!(client.create(BODY).await.status, 200);
     assert_eq!(upstream.request().await.connection, 0);
     let more = "[[models]]\nname = \"more\"\ntargets = [{ upstream = \"up\" }]\n";
-    // Another one comes before it, other credentials and headers: the way is the same.
+    // An upstream before it, other credentials, other headers: the connection settings stay the same.
     let moved = base.replacen("[[up", "[[upstreams]]\nname = \"z\"\nbase_url = \"http://127.0.0.1:1/v1\"\n[[up", 1);
     let headers = base.replace("[[models]]", "headers = { x-a = \"b\" }\n[[models]]");
     for text in [base.clone() + more, moved, headers] {
@@ -261,7 +262,7 @@ async fn warm_connections_survive_unless_the_way_changes() {
 }
 
 #[tokio::test]
-async fn limits_and_deadlines_hold_from_then_on() {
+async fn limits_and_deadlines_apply_from_the_reload_on() {
     let upstream = answering("one").await;
     let with = |server: &str, rest: &str| text(server, &[("up", &upstream.base_url())], rest) + TESTER;
     let gateway = Gateway::of(&with("max_body_mib = 2", ""), NEVER);
@@ -276,7 +277,7 @@ async fn limits_and_deadlines_hold_from_then_on() {
 }
 
 #[tokio::test]
-async fn while_it_drains_nothing_is_read_again() {
+async fn a_draining_gateway_does_not_reload() {
     let (go, gate) = oneshot::channel();
     let mut gate = Some(gate);
     let upstream = Upstream::scripted(move |_| {
@@ -291,7 +292,7 @@ async fn while_it_drains_nothing_is_read_again() {
     gateway.drain();
     gateway.write("");
     gateway.handle.reload();
-    // Nothing tells that nothing happens.
+    // No event shows that nothing happens.
     tokio::time::sleep(OFTEN * 10).await;
     assert_eq!(gateway.metric(REFUSED).await, 0.0);
     go.send(()).unwrap();
@@ -310,7 +311,7 @@ fn process(folder: &Path, text: &str) -> (Process, std::path::PathBuf) {
 }
 
 #[tokio::test]
-async fn a_process_reloads_on_sighup_and_tells_what_it_did() {
+async fn a_process_reloads_on_sighup_and_logs_the_changes() {
     let (old, new) = (answering("old").await, answering("new").await);
     let folder = TempDir::new().unwrap();
     let base = text("", &[("up", &old.base_url())], TESTER);
@@ -335,7 +336,7 @@ async fn a_process_reloads_on_sighup_and_tells_what_it_did() {
     assert_eq!((&line["models"], &line["settings"]), (&Value::Null, &Value::Null));
     assert_eq!(ask().await.body, named("new").into_bytes());
 
-    // A secret in the wrong place, in the very line that is shown.
+    // A secret in the wrong place, in the very line that the report shows.
     fs::write(&file, base.replace("{ env = \"TESTER\" }", &format!("\"{KEY}\""))).unwrap();
     process.signal("HUP");
     let line = process.logged("configuration refused");
@@ -353,7 +354,7 @@ async fn a_process_reloads_on_sighup_and_tells_what_it_did() {
 }
 
 #[tokio::test]
-async fn a_process_sees_that_its_file_changed() {
+async fn a_process_notices_that_its_file_changed() {
     let upstream = answering("one").await;
     let folder = TempDir::new().unwrap();
     let base = text("", &[("up", &upstream.base_url())], TESTER);
@@ -371,7 +372,7 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     const RELOADS: usize = 100;
     let (one, two) = (answering("one").await, answering("two").await);
     let rest = |i: usize| format!("[[models]]\nname = \"m{i}\"\ntargets = [{{ upstream = \"b\" }}]\n{TESTER}");
-    // The target changes, indices move, a model comes and goes.
+    // The target changes, indices move, a model is added and removed.
     let file = |i: usize| match i % 2 {
         0 => text("", &[("a", &one.base_url()), ("b", &two.base_url())], &rest(i)),
         _ => text("", &[("b", &two.base_url()), ("a", &one.base_url())], &rest(i)),
@@ -416,7 +417,8 @@ async fn a_hundred_reloads_under_load_fail_no_request() {
     let (ok, refused) = (gateway.metric(OK).await, gateway.metric(REFUSED).await);
     assert_eq!((ok, refused), (67.0, 33.0));
     assert!(names[0] > 0 && names[1] > 0, "{names:?}");
-    // One connection a client, and no more than one a client and worker at each upstream: none was lost to a reload.
+    // One connection per client, and at most one per client and worker at each upstream: no connection was lost to a
+    // reload.
     let requests = gateway.metric("tidegate_requests_total{upstream=\"a\",end=\"completed\"}").await
         + gateway.metric("tidegate_requests_total{upstream=\"b\",end=\"completed\"}").await;
     assert_eq!(requests, took.len() as f64);

@@ -1,4 +1,4 @@
-//! Headers of a request that decide how its body is read: one meaning for the gateway and for every upstream.
+//! Headers of a request that decide how its body is read: they have one meaning for the gateway and for every upstream.
 
 use tidegate::domain::endpoint::{Endpoint, RequestBodyKind};
 
@@ -8,10 +8,10 @@ use crate::support::{
     upstream::{RESPONSE, Upstream, json},
 };
 
-/// An upstream that reads this as a form finds another model and the response of another tenant in it.
+/// An upstream that reads this body as a form finds another model in it, and the response of another tenant.
 const SMUGGLED: &str = r#"{"model":"smart","input":"&model=dear&previous_response_id=resp_VICTIM&z="}"#;
 
-/// JSON endpoints, with a path each and a body that they take.
+/// The JSON endpoints, each with a path and with a body that it accepts.
 fn with_json() -> impl Iterator<Item = (Endpoint, String, &'static str)> {
     let all = Endpoint::ALL.into_iter().filter(|endpoint| endpoint.request_body() != RequestBodyKind::Nothing);
     all.map(|endpoint| {
@@ -31,7 +31,7 @@ async fn post(gateway: &Gateway, path: &str, headers: &str, body: &str) -> Answe
 }
 
 #[tokio::test]
-async fn json_is_taken_however_it_is_called_and_goes_up_under_our_own_name() {
+async fn json_is_accepted_under_all_its_media_types_and_goes_up_as_application_json() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for (endpoint, path, body) in with_json() {
@@ -52,7 +52,7 @@ async fn json_is_taken_however_it_is_called_and_goes_up_under_our_own_name() {
             "content-type: application/vnd.api+json; version=1\r\n",
             "content-type: text/json\r\n",
             "content-type: application/vnd.api+json\r\n",
-            // Means nothing for JSON, and goes no further.
+            // The parameter has no meaning for JSON, and does not go up.
             "content-type: application/json;boundary=x\r\n",
         ] {
             let answer = post(&gateway, &path, header, body).await;
@@ -66,7 +66,7 @@ async fn json_is_taken_however_it_is_called_and_goes_up_under_our_own_name() {
 }
 
 #[tokio::test]
-async fn other_media_types_are_415_and_never_reach_an_upstream() {
+async fn other_media_types_are_415_and_never_go_up() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for (endpoint, path, body) in with_json() {
@@ -113,7 +113,7 @@ async fn other_media_types_are_415_and_never_reach_an_upstream() {
             assert!(answer.message().contains("Content-Type: application/json"), "{endpoint:?} {media} {answer:?}");
         }
     }
-    // The refusal comes before the body, and after the key.
+    // The error comes before the body, and after the check of the key.
     for (auth, status) in [(KEY, 415), ("sk-of-nobody-at-all", 401)] {
         let mut client = gateway.connect().await;
         let auth = format!("authorization: Bearer {auth}\r\ncontent-type: text/plain\r\n");
@@ -126,7 +126,7 @@ async fn other_media_types_are_415_and_never_reach_an_upstream() {
 }
 
 #[tokio::test]
-async fn without_a_body_no_media_type_is_asked_for_and_none_of_the_clients_goes_up() {
+async fn a_request_without_a_body_needs_no_media_type_and_the_clients_never_goes_up() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     let mut client = gateway.connect().await;
@@ -148,7 +148,7 @@ async fn without_a_body_no_media_type_is_asked_for_and_none_of_the_clients_goes_
 }
 
 #[tokio::test]
-async fn a_header_with_one_meaning_that_stands_twice_is_400() {
+async fn a_repeated_header_with_a_single_meaning_is_400() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let gateway = Gateway::before(&upstream.base_url());
     for headers in [
@@ -188,7 +188,7 @@ async fn a_header_with_one_meaning_that_stands_twice_is_400() {
     upstream.assert_untouched(&gateway, "a request with a repeated header").await;
 }
 
-/// A lenient upstream would read the model in the query, whose price and whose key's models nobody looked at.
+/// A lenient upstream would read the model from the query: its price and the key's models would be unchecked.
 #[tokio::test]
 async fn a_model_in_the_query_is_400() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -223,8 +223,14 @@ async fn a_model_in_the_query_is_400() {
     }
 }
 
-/// What goes up of `Idempotency-Key: i-1`, or of another value, for a client key and a model.
-async fn repeats(gateway: &Gateway, seen: &mut Upstream, secret: &str, model: &str, value: &str) -> Option<String> {
+/// The `Idempotency-Key` that arrives upstream for this value, for a client key and a model.
+async fn upstream_idempotency_key(
+    gateway: &Gateway,
+    seen: &mut Upstream,
+    secret: &str,
+    model: &str,
+    value: &str,
+) -> Option<String> {
     let mut client = gateway.connect().await;
     let body = format!(r#"{{"model":"{model}"}}"#);
     let headers = format!("authorization: Bearer {secret}\r\nidempotency-key: {value}\r\n");
@@ -237,7 +243,7 @@ async fn repeats(gateway: &Gateway, seen: &mut Upstream, secret: &str, model: &s
 }
 
 #[tokio::test]
-async fn an_idempotency_key_means_nothing_to_another_tenant() {
+async fn an_idempotency_key_is_separate_for_each_tenant_account_and_value() {
     let mut seen = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&seen.base_url());
     config.keys.push(key("other", "sk-other-client-key"));
@@ -246,14 +252,14 @@ async fn an_idempotency_key_means_nothing_to_another_tenant() {
     config.upstreams.push(second);
     config.models.push(model("second", &[(1, None)]));
     let gateway = Gateway::start(config.clone());
-    let mine = repeats(&gateway, &mut seen, KEY, "smart", "i-1").await.unwrap();
+    let mine = upstream_idempotency_key(&gateway, &mut seen, KEY, "smart", "i-1").await.unwrap();
     let hex = mine.strip_prefix("tg-").unwrap_or_else(|| panic!("{mine}"));
     assert!(hex.len() == 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()), "{mine}");
-    // A retry is the same, also at another replica or after a restart.
-    assert_eq!(repeats(&gateway, &mut seen, KEY, "smart", "i-1").await.as_ref(), Some(&mine));
+    // A retry gets the same value, also at another replica or after a restart.
+    assert_eq!(upstream_idempotency_key(&gateway, &mut seen, KEY, "smart", "i-1").await.as_ref(), Some(&mine));
     let again = Gateway::start(config);
-    assert_eq!(repeats(&again, &mut seen, KEY, "smart", "i-1").await.as_ref(), Some(&mine));
-    // Another value, another tenant and another account have nothing in common with it.
+    assert_eq!(upstream_idempotency_key(&again, &mut seen, KEY, "smart", "i-1").await.as_ref(), Some(&mine));
+    // Another value, another tenant and another account get different values.
     let mut all = vec![mine.clone()];
     for (secret, model, value) in [
         (KEY, "smart", "i-2"),
@@ -262,14 +268,14 @@ async fn an_idempotency_key_means_nothing_to_another_tenant() {
         (KEY, "second", "i-1"),
         (KEY, "smart", &"x".repeat(4000)),
     ] {
-        all.push(repeats(&gateway, &mut seen, secret, model, value).await.unwrap());
+        all.push(upstream_idempotency_key(&gateway, &mut seen, secret, model, value).await.unwrap());
     }
     assert!(all.iter().all(|one| one.len() == mine.len()), "{all:?}");
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 6, "{all:?}");
-    // An empty one repeats nothing.
-    assert_eq!(repeats(&gateway, &mut seen, KEY, "smart", "").await, None);
+    // An empty value is not sent.
+    assert_eq!(upstream_idempotency_key(&gateway, &mut seen, KEY, "smart", "").await, None);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Ending in order.
+//! Graceful shutdown.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -19,7 +19,7 @@ const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 const COMPLETED: &[u8] = b"data: {\"type\":\"response.completed\"}\n\n";
 
 #[tokio::test]
-async fn at_rest_it_ends_at_once_also_with_idle_connections() {
+async fn an_idle_gateway_stops_at_once_although_connections_are_open() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut gateway = Gateway::before(&upstream.base_url());
     let mut used = gateway.connect().await;
@@ -33,7 +33,7 @@ async fn at_rest_it_ends_at_once_also_with_idle_connections() {
 }
 
 #[tokio::test]
-async fn a_stream_under_way_finishes_and_nobody_new_is_taken() {
+async fn a_stream_in_progress_finishes_and_new_connections_are_refused() {
     let (go, gate) = oneshot::channel();
     let mut gate = Some(gate);
     let upstream = Upstream::scripted(move |_| {
@@ -52,7 +52,7 @@ async fn a_stream_under_way_finishes_and_nobody_new_is_taken() {
         }
     })
     .await;
-    // The admin plane stays, so that a drain can be watched.
+    // The admin plane stays available, so that operators can watch the drain.
     let ready = Client::connect(gateway.admin).await.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["draining"]), (503, &true.into()));
     go.send(()).unwrap();
@@ -62,9 +62,9 @@ async fn a_stream_under_way_finishes_and_nobody_new_is_taken() {
     gateway.ended().await;
 }
 
-/// Whoever began to send a request before the drain is served, on a connection that was used before as on a new one.
+/// A request whose head began before the drain is served, on a used connection and on a new one.
 #[tokio::test]
-async fn a_head_under_way_is_served() {
+async fn a_request_head_that_began_before_the_drain_is_served() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut gateway = Gateway::before(&upstream.base_url());
     let (mut new, mut used) = (gateway.connect().await, gateway.connect().await);
@@ -74,7 +74,7 @@ async fn a_head_under_way_is_served() {
     for client in [&mut new, &mut used] {
         client.send(begun).await;
     }
-    // The beginnings are read when later connections are accepted, served and gone.
+    // After later connections were accepted, served and closed, the gateway has read the beginnings.
     for _ in 0..3 {
         assert_eq!(gateway.post("", "{").await.status, 400);
     }
@@ -95,7 +95,7 @@ async fn a_head_under_way_is_served() {
 }
 
 #[tokio::test]
-async fn what_does_not_finish_is_cut_and_the_client_sees_it() {
+async fn a_stop_cuts_a_stream_and_the_client_sees_the_break() {
     let (told, closed) = oneshot::channel();
     let mut told = Some(told);
     let upstream =
@@ -112,14 +112,14 @@ async fn what_does_not_finish_is_cut_and_the_client_sees_it() {
 }
 
 #[tokio::test]
-async fn no_more_connections_are_taken_than_there_are_slots_and_a_freed_one_is_used() {
+async fn connections_beyond_the_slots_wait_until_a_slot_becomes_free() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut config = config(&upstream.base_url());
     config.server.max_connections = 1;
     let gateway = Gateway::start(config);
     let mut first = gateway.connect().await;
     assert_eq!(first.create(BODY).await.status, 200);
-    // The kernel connects the second one; nobody serves it while the first is there.
+    // The kernel accepts the second connection. The gateway serves it only after the first one is closed.
     let mut second = gateway.connect().await;
     second.post(BODY).await;
     assert_eq!(first.create(BODY).await.status, 200);
@@ -130,7 +130,7 @@ async fn no_more_connections_are_taken_than_there_are_slots_and_a_freed_one_is_u
 }
 
 #[tokio::test]
-async fn idle_clients_that_keep_their_side_open_do_not_hold_the_end_up() {
+async fn idle_clients_that_keep_their_side_open_do_not_delay_the_shutdown() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut gateway = Gateway::before(&upstream.base_url());
     let mut used = gateway.connect().await;
@@ -144,7 +144,7 @@ async fn idle_clients_that_keep_their_side_open_do_not_hold_the_end_up() {
 }
 
 #[tokio::test]
-async fn before_it_drains_readiness_fails_and_requests_are_served_on_connections_that_are_not_kept() {
+async fn before_the_drain_readiness_fails_and_requests_are_served_on_connections_that_close() {
     let (go, gate) = oneshot::channel();
     let mut gate = Some(gate);
     let upstream = Upstream::scripted(move |request| match gate.take_if(|_| request.body.starts_with(b"{\"stream")) {
@@ -163,13 +163,13 @@ async fn before_it_drains_readiness_fails_and_requests_are_served_on_connections
     let answer = kept.create(BODY).await;
     assert_eq!((answer.status, answer.header("connection")), (200, None));
 
-    gateway.leave();
+    gateway.announce_shutdown();
     for address in [gateway.address, gateway.admin] {
         assert_eq!(Client::connect(address).await.get("/readyz").await.status, 503);
     }
     let ready = Client::connect(gateway.admin).await.get("/readyz").await.json();
     assert_eq!((&ready["ready"], &ready["draining"]), (&false.into(), &true.into()));
-    // Alive it is, or it would be killed.
+    // Liveness stays, or the process would be killed.
     assert_eq!(gateway.connect().await.get("/healthz").await.status, 200);
     let new = gateway.connect().await;
     for mut client in [kept, new] {
@@ -187,7 +187,7 @@ async fn before_it_drains_readiness_fails_and_requests_are_served_on_connections
     gateway.ended().await;
 }
 
-/// `tidegate serve` as a process of its own, its clients' address, and its admin plane's.
+/// `tidegate serve` as a process of its own, with the address for clients and that of the admin plane.
 fn serve(upstream: &Upstream, folder: &TempDir, delay: u32, limit: u32) -> (Process, SocketAddr, SocketAddr) {
     let file = folder.path().join("tidegate.toml");
     let timeouts = format!("[timeouts]\ndrain_delay_s = {delay}\ndrain_timeout_s = {limit}");
@@ -201,7 +201,7 @@ fn serve(upstream: &Upstream, folder: &TempDir, delay: u32, limit: u32) -> (Proc
     (process, address("listen"), address("admin_listen"))
 }
 
-/// A stream of which the head is here.
+/// Opens a stream and reads its head.
 async fn open(address: SocketAddr) -> (Client, Answer) {
     let mut client = Client::connect(address).await;
     client.post(BODY).await;
@@ -210,18 +210,18 @@ async fn open(address: SocketAddr) -> (Client, Answer) {
     (client, head)
 }
 
-/// How the requests of a process that has ended came to theirs.
+/// The `end` of each request of a process that has ended.
 fn ends(process: Process) -> Vec<String> {
     let log = process.everything();
     let lines = log.lines().filter(|line| line.contains("tidegate::request"));
     lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["end"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Long enough that only a broken gateway would wait for it.
+/// So long that only a broken gateway waits for it.
 const FOREVER: u32 = 3600;
 
 #[tokio::test]
-async fn sigterm_waits_for_the_delay_also_when_nothing_is_under_way() {
+async fn sigterm_waits_for_the_delay_although_no_request_is_in_progress() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let (mut process, ..) = serve(&upstream, &folder, 1, FOREVER);
@@ -232,7 +232,7 @@ async fn sigterm_waits_for_the_delay_also_when_nothing_is_under_way() {
 }
 
 #[tokio::test]
-async fn sigterm_fails_readiness_and_serves_on() {
+async fn sigterm_fails_readiness_and_requests_are_still_served() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let (mut process, address, admin) = serve(&upstream, &folder, FOREVER, FOREVER);
@@ -253,7 +253,7 @@ async fn sigterm_fails_readiness_and_serves_on() {
 }
 
 #[tokio::test]
-async fn sigint_skips_the_delay_and_a_second_signal_within_it_ends_at_once() {
+async fn sigint_skips_the_delay_and_a_second_signal_within_the_delay_stops_at_once() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let (mut process, ..) = serve(&upstream, &folder, FOREVER, FOREVER);
@@ -264,13 +264,13 @@ async fn sigint_skips_the_delay_and_a_second_signal_within_it_ends_at_once() {
         process.signal("TERM");
         process.logged("shutdown started");
         process.signal(second);
-        // Nothing was under way, so nothing was cut.
+        // No request was in progress, so that none was cut.
         assert_eq!(process.exit(), Some(0), "{second}");
     }
 }
 
 #[tokio::test]
-async fn a_second_signal_cuts_what_is_under_way() {
+async fn a_second_signal_cuts_requests_in_progress() {
     let upstream =
         Upstream::scripted(move |_| vec![Step::Send(STREAM.to_vec()), Step::UntilClosed(oneshot::channel().0)]).await;
     let folder = TempDir::new().unwrap();
@@ -289,7 +289,7 @@ async fn a_second_signal_cuts_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn streams_over_the_limit_of_the_drain_are_cut_and_marked() {
+async fn streams_beyond_the_drain_timeout_are_cut_and_logged_as_such() {
     let upstream = Upstream::scripted(move |_| {
         vec![Step::Send([STREAM, &chunk(b"data: 1\n\n")].concat()), Step::UntilClosed(oneshot::channel().0)]
     })
@@ -305,7 +305,7 @@ async fn streams_over_the_limit_of_the_drain_are_cut_and_marked() {
 }
 
 #[tokio::test]
-async fn fifty_streams_over_sigterm_are_whole() {
+async fn fifty_streams_survive_sigterm_whole() {
     let (go, gate) = tokio::sync::watch::channel(());
     let upstream = Upstream::scripted(move |_| {
         let mut gate = gate.clone();

@@ -1,4 +1,4 @@
-//! What every database has to do alike: SQLite and a real PostgreSQL.
+//! What every database has to do: SQLite and a real PostgreSQL.
 
 use tempfile::TempDir;
 use tidegate::{
@@ -17,8 +17,8 @@ use tidegate::{
 
 use crate::support::database::Postgres;
 
-/// Both, each empty, with what they live in.
-async fn both() -> (TempDir, Postgres, [DatabaseLocation; 2]) {
+/// Both databases, each empty, with the folder and the server that hold them.
+async fn both_databases() -> (TempDir, Postgres, [DatabaseLocation; 2]) {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start().await;
     let places = [DatabaseLocation::Sqlite(folder.path().join(FILE)), postgres.place()];
@@ -30,7 +30,7 @@ const PRICE: Price = Price { input: 1, cached: 2, output: 3, reasoning: 4, per_c
 fn row(id: u8, state: UsageState) -> Row<'static> {
     let over = !state.is_replaceable();
     let mut bytes = [id; 16];
-    // When it began, in milliseconds.
+    // The start of the request, in milliseconds.
     bytes[..6].copy_from_slice(&u64::from(id).to_be_bytes()[2..]);
     Row {
         id: RequestId::from_bytes(bytes),
@@ -64,8 +64,8 @@ fn row(id: u8, state: UsageState) -> Row<'static> {
 }
 
 #[tokio::test]
-async fn a_row_is_written_once_and_only_an_open_one_changes() {
-    let (_folder, _postgres, places) = both().await;
+async fn a_row_is_written_once_and_only_an_open_row_changes() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let (open, exact, partial) = (row(1, UsageState::Open), row(1, UsageState::Exact), row(1, UsageState::Partial));
@@ -81,52 +81,52 @@ async fn a_row_is_written_once_and_only_an_open_one_changes() {
         ] {
             assert_eq!(database.store("here", &given).await.unwrap(), changed, "{place}");
         }
-        // What others have under way is none of ours.
+        // Open rows of other data folders stay open.
         assert_eq!(database.store("there", &[row(3, UsageState::Open)]).await.unwrap(), [(UsageState::Open, 1)]);
         assert_eq!(database.interrupt("here", 3).await.unwrap(), 1);
         assert_eq!(database.interrupt("here", 3).await.unwrap(), 0);
-        // It is charged with what was reserved: 1, 9 and 2.
+        // An interrupted row costs what was reserved: 1, 9 and 2.
         let spent = database.spent(Spender::Key, "team", 0, 100).await.unwrap();
         assert_eq!(spent, [2 * (UNIT + 5) + 7 * UNIT, 0], "{place}");
-        // Until they are old: nobody else will say what became of them.
+        // After a time they are interrupted, too: their own process has not settled them.
         assert_eq!(database.store("there", &[row(4, UsageState::Open)]).await.unwrap(), [(UsageState::Open, 1)]);
         assert_eq!(database.interrupt("here", 4).await.unwrap(), 1);
-        // What was not sent after all leaves nothing, and what is over stays.
+        // A request that was not sent leaves no row, and a settled row stays.
         database
             .forget(&[row(1, UsageState::Open).id, row(3, UsageState::Open).id, row(4, UsageState::Open).id])
             .await
             .unwrap();
         assert_eq!(database.spent(Spender::Key, "team", 0, 100).await.unwrap(), spent, "{place}");
-        // It ended after all, as a part of the journal that was found later says.
+        // The request did end, as a part of the journal shows that was found later.
         assert_eq!(database.store("here", &[row(2, UsageState::Interrupted)]).await.unwrap(), []);
         assert_eq!(database.store("here", &[row(2, UsageState::Unknown)]).await.unwrap(), [(UsageState::Unknown, 1)]);
         let spent = database.spent(Spender::Key, "team", 0, 100).await.unwrap();
         assert_eq!(spent, [3 * (UNIT + 5), 0], "{place}");
         database.close().await;
-        // What is there is taken as it is.
+        // Rows that exist stay as they are.
         let mut database = Database::open(&place).await.unwrap();
         let many: Vec<_> = (10..=250).map(|id| row(id, UsageState::Exact)).collect();
         assert_eq!(database.store("here", &many).await.unwrap(), [(UsageState::Exact, 241)]);
         assert_eq!(database.store("here", &many).await.unwrap(), []);
-        // Some of many are new.
+        // Some of many rows are new.
         let more: Vec<_> = (5..=250).map(|id| row(id, UsageState::Exact)).collect();
         assert_eq!(database.store("here", &more).await.unwrap(), [(UsageState::Exact, 4)]);
         database.close().await;
     }
 }
 
-/// 1 CNY a million tokens of input, 2 of output.
+/// 1 CNY for a million tokens of input, 2 CNY for a million of output.
 const MILLIONS: Price =
     Price { input: UNIT, cached: UNIT, output: 2 * UNIT, reasoning: 2 * UNIT, per_call: 5, ..PRICE };
 
-/// A response that is made in the background, charged with 7.
+/// The row of a background response with a cost of 7.
 fn pending<'a>(id: u8, response: &'a str) -> Row<'a> {
     let (price, cost) = (Some(MILLIONS), Some(7 * UNIT));
     let usage = Usage::default();
     Row { response_id: Some(response), usage, price, cost, estimated: true, ..row(id, UsageState::Pending) }
 }
 
-/// What a call by its id shows.
+/// The row of a call by the id.
 fn by_id<'a>(id: u8, response: &'a str, usage: Usage) -> Row<'a> {
     let (endpoint, shown) = (Some("responses.retrieve"), Some(PolledUsage::new(usage)));
     let (price, cost, usage) = (None, Some(0), Usage::default());
@@ -138,15 +138,15 @@ fn used() -> Usage {
     Usage { input, output, reasoning: Some(1), total: Some(3_500_000), ..Usage::default() }
 }
 
-/// State, tokens, cost, whether it is an estimate.
+/// State, input, output, cost, and whether the cost is an estimate.
 async fn row_of(database: &mut Database, id: u8) -> [Cell; 5] {
     let page = database.page(id.into(), u64::from(id) + 1, None).await.unwrap();
     ["state", "input_tokens", "output_tokens", "cost", "estimated"].map(|name| page[0].cell(name).clone())
 }
 
 #[tokio::test]
-async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_come() {
-    let (_folder, _postgres, places) = both().await;
+async fn calls_settle_a_pending_row_once_in_whichever_order_the_rows_arrive() {
+    let (_folder, _postgres, places) = both_databases().await;
     let settled = |state, cost| SettledRow {
         state,
         upstream: "up".into(),
@@ -163,7 +163,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
     let partial = |began| SettledRow { began, ..settled(UsageState::Partial, 7 * UNIT) };
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        // The row, a call that shows that it is over, two that show the tokens as well.
+        // The pending row, a call that shows the end, and two calls that also show the tokens.
         let orders: [&[usize]; 8] = [
             &[0, 1, 2, 3],
             &[0, 2, 1, 3],
@@ -191,7 +191,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             }
             let began = u64::from(nth);
             let mut expected = vec![exact(began)];
-            // Whoever looked first was not told the tokens.
+            // If the call without tokens came first, the row was partial for a while.
             let [at, over, told] =
                 [&[0][..], &[1], &[2, 3]].map(|any| order.iter().position(|one| any.contains(one)).unwrap());
             if at.max(over) < told {
@@ -203,7 +203,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
             let counts = [used().input, used().output].map(|count| Cell::Count(count.unwrap()));
             let [input, output] = counts;
             assert_eq!(row, [text, input, output, Cell::Amount(4 * UNIT + 5), Cell::Flag(false)], "{place} {order:?}");
-            // Once more, all of it: nothing changes any more.
+            // All rows again: nothing changes any more.
             assert_eq!(database.store("here", &rows).await.unwrap().iter().map(|(_, count)| count).sum::<u64>(), {
                 4 - order.iter().collect::<std::collections::HashSet<_>>().len() as u64
             });
@@ -214,7 +214,7 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
         let batch = [by_id(100, "resp_a", used()), by_id(101, "resp_a", Usage::default()), pending(102, "resp_a")];
         database.store("here", &batch).await.unwrap();
         assert_eq!(database.settle(&batch).await.unwrap(), [exact(102)], "{place}");
-        // One that was taken for interrupted.
+        // A row that was taken for interrupted.
         database.store("here", &[row(110, UsageState::Open)]).await.unwrap();
         assert_eq!(database.interrupt("here", 0).await.unwrap(), 1);
         let late = [pending(110, "resp_b"), by_id(111, "resp_b", used())];
@@ -225,8 +225,8 @@ async fn what_is_shown_of_a_pending_row_settles_it_once_in_whichever_order_they_
 }
 
 #[tokio::test]
-async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_row() {
-    let (_folder, _postgres, places) = both().await;
+async fn only_the_same_response_at_the_same_upstream_settles_a_pending_row() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let other = Row { upstream: Some("other"), ..by_id(2, "resp_1", used()) };
@@ -234,10 +234,10 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
         let rows =
             [pending(1, "resp_1"), other, by_id(3, "resp_2", used()), by_id(4, "resp_1", Usage::default()), ended];
         database.store("here", &rows).await.unwrap();
-        // Of one that was not made in the background nobody said that it goes on.
+        // A response that was not made in the background was never pending.
         let settled = database.settle(&rows).await.unwrap();
         assert_eq!(settled.iter().map(|row| (row.state, row.began)).collect::<Vec<_>>(), [(UsageState::Partial, 1)]);
-        // Its tokens were not told: it stays charged with what it was reserved for.
+        // No call showed its tokens: it keeps its reservation as cost.
         let row = row_of(&mut database, 1).await;
         assert_eq!(
             (&row[0], &row[3], &row[4]),
@@ -246,7 +246,7 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
         let total = &database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         assert_eq!((total.requests, total.partial, total.pending, total.estimated), (2, 2, 0, 2), "{place}");
 
-        // One without a price, and one that nobody asks for.
+        // A response without a price, and one that no call asks for.
         let unpriced = Row { price: None, cost: None, estimated: false, reserved_cost: None, ..pending(6, "resp_6") };
         let forgotten = pending(7, "resp_7");
         let rows = [unpriced, by_id(8, "resp_6", used()), forgotten];
@@ -263,8 +263,8 @@ async fn nothing_but_the_same_response_at_the_same_upstream_settles_a_pending_ro
 }
 
 #[tokio::test]
-async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() {
-    let (_folder, _postgres, places) = both().await;
+async fn rows_that_were_stored_and_not_settled_are_settled_by_the_next_start() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let ids: Vec<_> = (0..250).map(|nth| format!("resp_{nth}")).collect();
@@ -290,13 +290,13 @@ async fn what_somebody_stored_and_did_not_settle_is_settled_by_the_next_start() 
 }
 
 #[tokio::test]
-async fn what_was_spent_of_a_model_is_what_its_pattern_matches() {
-    let (_folder, _postgres, places) = both().await;
+async fn the_spend_of_a_model_is_the_spend_of_the_rows_that_match_its_pattern() {
+    let (_folder, _postgres, places) = both_databases().await;
     let names =
         ["gpt-5", "gpt-5-mini", "up/gpt-5", "other/gpt-5", "GPT-5", "通义千问", "up/通义千问", "gpt_5", "gpt-55%", ""];
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        // Each costs a power of two, so that every sum tells which rows are in it. The last one names no model.
+        // Each row costs a power of two, so that each sum tells its rows. The last row names no model.
         let asked = names.into_iter().map(Some).chain([None]);
         let rows = (1..).zip(asked).map(|(id, model)| Row { model, cost: Some(1 << id), ..row(id, UsageState::Exact) });
         let rows: Vec<_> = rows.collect();
@@ -317,8 +317,8 @@ async fn what_was_spent_of_a_model_is_what_its_pattern_matches() {
 }
 
 #[tokio::test]
-async fn sums_are_exact_and_by_what_was_asked() {
-    let (_folder, _postgres, places) = both().await;
+async fn sums_are_exact_and_grouped_as_requested() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let day = 86_400_000;
@@ -340,7 +340,7 @@ async fn sums_are_exact_and_by_what_was_asked() {
                 ..at(5, 3 * day)
             },
             Row { state: UsageState::Open, cost: None, ..at(6, 3 * day) },
-            // Costs nothing, and is none of what is summed up but by endpoint.
+            // A row that costs nothing only counts in the sums by endpoint.
             Row {
                 endpoint: Some("responses.retrieve"),
                 price: None,
@@ -392,8 +392,8 @@ async fn sums_are_exact_and_by_what_was_asked() {
     }
 }
 
-/// Everything that an answer may tell.
-fn all_told() -> Usage {
+/// Everything that an answer may report.
+fn full_usage() -> Usage {
     Usage {
         input: Some(300_000),
         cached: Some(1000),
@@ -411,12 +411,12 @@ fn all_told() -> Usage {
         web_searches: Some(12),
         audio_ms: Some(13),
         tier: Some(ServiceTier::Priority),
-        told_cost: Some(UNIT / 8),
+        reported_cost: Some(UNIT / 8),
     }
 }
 
-/// The columns that hold it, as [`all_told`] says.
-fn told_cells() -> Vec<(&'static str, Cell)> {
+/// The columns of that usage, with the values of [`full_usage`].
+fn full_usage_cells() -> Vec<(&'static str, Cell)> {
     let counts = [
         ("input_tokens", 300_000),
         ("cached_tokens", 1000),
@@ -438,9 +438,10 @@ fn told_cells() -> Vec<(&'static str, Cell)> {
 }
 
 #[tokio::test]
-async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later() {
-    let (_folder, _postgres, places) = both().await;
-    // A price for everything but the image tool, twice as much above 272,000 tokens, and for priority three times as much.
+async fn all_billed_parts_are_in_the_row_whether_they_are_reported_at_once_or_later() {
+    let (_folder, _postgres, places) = both_databases().await;
+    // A price for everything but the image tool; twice as much above 272,000 tokens, and three times as much for
+    // priority.
     let mut more = [Some(UNIT); 10];
     more[6] = None;
     more[7] = None;
@@ -454,7 +455,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
             step(Some(ServiceTier::Priority), 272_000, 6),
         ],
     );
-    let (bill, terms) = (tariff.bill(&all_told()), tariff.to_text());
+    let (bill, terms) = (tariff.bill(&full_usage()), tariff.to_text());
     let mut unpriced = Parts::default();
     unpriced.insert(Part::ImageToolInput);
     unpriced.insert(Part::ImageToolOutput);
@@ -463,7 +464,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let at_once = Row {
-            usage: all_told(),
+            usage: full_usage(),
             price: Some(bill.price),
             unpriced,
             exchange,
@@ -473,7 +474,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
         };
         let terms = Some(&*terms);
         let later = Row { price: Some(base), terms, exchange, ..pending(2, "resp_2") };
-        let rows = [at_once, later, by_id(3, "resp_2", all_told())];
+        let rows = [at_once, later, by_id(3, "resp_2", full_usage())];
         database.store("here", &rows).await.unwrap();
         let settled = database.settle(&rows).await.unwrap();
         assert_eq!(
@@ -482,7 +483,7 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
         );
         for row in [1, 2] {
             let page = database.page(row, row + 1, None).await.unwrap();
-            let told = told_cells().into_iter().chain([
+            let told = full_usage_cells().into_iter().chain([
                 ("state", Cell::Text("unpriced_part".into())),
                 ("unpriced_parts", Cell::Text("image_tool_input,image_tool_output".into())),
                 ("price_input", Cell::Amount(6 * UNIT)),
@@ -507,8 +508,8 @@ async fn what_is_billed_beside_text_is_in_the_row_whether_told_at_once_or_later(
 }
 
 #[tokio::test]
-async fn each_row_keeps_the_rate_that_it_was_settled_with() {
-    let (_folder, _postgres, places) = both().await;
+async fn each_row_keeps_the_exchange_rate_of_its_settlement() {
+    let (_folder, _postgres, places) = both_databases().await;
     let rate = |cny: u64| Exchange { cny_per_usd: Some(cny * UNIT) };
     let dollars = Price { currency: Currency::Usd, ..PRICE };
     let paid = |id, price, exchange, cost| Row {
@@ -523,14 +524,14 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
         let rows = [
             paid(1, dollars, rate(7), 3),
             paid(2, dollars, rate(8), UNIT),
-            // Rounded up, each row by itself: 1 nano-yuan is a seventh of a nano-dollar.
+            // Each row is rounded up by itself: 1 nano-CNY is a seventh of a nano-dollar.
             paid(3, PRICE, rate(7), 1),
             paid(4, PRICE, rate(7), 1),
-            // From before there was a rate.
+            // A row from before an exchange rate was set.
             paid(5, dollars, none, 10),
-            // Open: charged with what was reserved, should it be interrupted.
+            // An open row costs its reservation if it is interrupted.
             Row { price: Some(dollars), exchange: rate(9), reserved_cost: Some(UNIT), ..row(6, UsageState::Open) },
-            // Without a price.
+            // A row without a price.
             Row { price: None, cost: None, ..row(7, UsageState::Exact) },
         ];
         database.store("here", &rows).await.unwrap();
@@ -540,7 +541,7 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
         };
         let cny = 3 * 7 + 8 * UNIT + 1 + 1;
         assert_eq!(spent(Currency::Cny, none).await, cny, "{place}");
-        // The rate of today counts for what has none.
+        // Today's rate applies to rows without a rate.
         assert_eq!(spent(Currency::Cny, rate(100)).await, cny + 1000, "{place}");
         assert_eq!(spent(Currency::Usd, rate(100)).await, 3 + UNIT + 1 + 1 + 10, "{place}");
         let total = |exchange| UsageQuery { exchange, ..UsageQuery::default() };
@@ -553,7 +554,7 @@ async fn each_row_keeps_the_rate_that_it_was_settled_with() {
     }
 }
 
-/// A row that began then.
+/// A row that began at this time.
 fn at(number: u16, millis: u64) -> Row<'static> {
     let mut bytes = [0; 16];
     bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
@@ -566,11 +567,11 @@ fn millis(text: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn days_weeks_and_months_begin_where_the_operator_is() {
-    let (_folder, _postgres, places) = both().await;
+async fn days_weeks_and_months_begin_in_the_operators_time_zone() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        // A Monday is 2026-11-30, 00:00 in Shanghai, 16:00 of Sunday in UTC; in Kathmandu it is 5:45 ahead.
+        // Monday is 2026-11-30: 00:00 in Shanghai is 16:00 of Sunday in UTC. Kathmandu is 5:45 ahead of UTC.
         let rows: Vec<_> = (0..)
             .zip([
                 "2026-11-29T15:59:59.999Z",
@@ -618,8 +619,8 @@ async fn days_weeks_and_months_begin_where_the_operator_is() {
 }
 
 #[tokio::test]
-async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
-    let (_folder, _postgres, places) = both().await;
+async fn old_rows_become_sums_per_day_and_no_sum_changes() {
+    let (_folder, _postgres, places) = both_databases().await;
     let zone = jiff::tz::TimeZone::get("Asia/Shanghai").unwrap();
     let windows = Windows::new(zone.clone());
     let day_of = |moment| windows.at(Window::Day, 1, moment);
@@ -644,10 +645,10 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
                 }
             })
             .collect();
-        // What may still change stays, however old.
+        // A row that may still change stays, however old it is.
         rows[7] = Row { price: Some(PRICE), cost: Some(9), ..Row { id: rows[7].id, ..pending(1, "resp_7") } };
         rows[8] = Row { id: rows[8].id, ..row(1, UsageState::Open) };
-        // More in one millisecond than rows are summed up at once would be: they have to go all the same.
+        // More rows in one millisecond than are summed up at once: they must go all the same.
         database.store("here", &rows).await.unwrap();
         let gone = Row { key: Some("team"), ..at(1000, first) };
         let late = Row { key: Some("team"), ..at(1001, before - 1) };
@@ -679,7 +680,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
             (all, spent)
         };
         let expected = all(&mut database).await;
-        // The open one of this data folder began on the first day: nothing from there on goes before it is over.
+        // The open row of this data folder began on the first day: later rows stay until it is settled.
         let open = database.open_since("here").await.unwrap().unwrap();
         assert_eq!(open, rows[8].id.millis());
         let mut removed = 0;
@@ -691,7 +692,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
                 break;
             }
         }
-        // Those before the open one without the one that pends, and the one of the data folder that is gone.
+        // Removed are the rows before the open one, except the pending row, and the row of the lost data folder.
         assert_eq!(removed, 7 + 1, "{place}");
         assert_eq!(database.summed_up("here").await.unwrap(), rows[8].id.millis(), "{place}");
         while database.sum_up("here", (before, u64::MAX), day_of).await.unwrap() > 0 {
@@ -704,7 +705,7 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
             "{place}: the days that are kept, the one that pends, the late one of others"
         );
         assert_eq!(*left[0].cell("state"), Cell::Text("pending".into()), "{place}");
-        // What is shown later still settles it, and the sums follow.
+        // A call that comes later still settles the pending row, and the sums follow.
         let shows = by_id(250, "resp_7", used());
         database.store("here", &[shows]).await.unwrap();
         assert_eq!(database.settle(&[shows]).await.unwrap().len(), 1, "{place}");
@@ -716,8 +717,8 @@ async fn old_rows_become_sums_of_their_day_and_no_sum_changes() {
 }
 
 #[tokio::test]
-async fn several_that_sum_up_the_same_rows_count_them_once() {
-    let (_folder, _postgres, places) = both().await;
+async fn rows_that_several_processes_sum_up_count_once() {
+    let (_folder, _postgres, places) = both_databases().await;
     let windows = Windows::new(jiff::tz::TimeZone::UTC);
     let day_of = |moment| windows.at(Window::Day, 1, moment);
     for place in places {
@@ -730,7 +731,7 @@ async fn several_that_sum_up_the_same_rows_count_them_once() {
             one.sum_up("one", (before, u64::MAX), day_of),
             other.sum_up("other", (before, u64::MAX), day_of)
         );
-        // PostgreSQL may refuse one of them, which then tries again later.
+        // PostgreSQL may refuse one of the two, which tries again later.
         assert_eq!(first.unwrap_or_default() + second.unwrap_or_default(), 500, "{place}");
         let total = &one.usage(GroupBy::Key, 0, u64::MAX).await.unwrap()[0];
         assert_eq!((total.requests, total.cost), (500, [500 * (UNIT + 5), 0]), "{place}");
@@ -740,7 +741,7 @@ async fn several_that_sum_up_the_same_rows_count_them_once() {
     }
 }
 
-/// Opens it four times in the same moment.
+/// Opens the database four times at the same moment.
 async fn open_at_once(place: &DatabaseLocation) {
     let opened =
         tokio::join!(Database::open(place), Database::open(place), Database::open(place), Database::open(place));
@@ -752,11 +753,11 @@ async fn open_at_once(place: &DatabaseLocation) {
 }
 
 #[tokio::test]
-async fn rows_come_page_by_page_the_oldest_first() {
-    let (_folder, _postgres, places) = both().await;
+async fn rows_are_read_in_pages_from_the_oldest_on() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
-        // Several of each millisecond, more than two pages, written in another order.
+        // Several rows in each millisecond, more than two pages, written in another order.
         let at = |nth: u16| {
             let mut bytes = [0; 16];
             bytes[..6].copy_from_slice(&u64::from(nth / 3).to_be_bytes()[2..]);
@@ -792,12 +793,12 @@ async fn rows_come_page_by_page_the_oldest_first() {
 }
 
 #[tokio::test]
-async fn several_may_open_an_empty_database_at_once() {
-    let (folder, _postgres, places) = both().await;
+async fn several_processes_may_open_an_empty_database_at_once() {
+    let (folder, _postgres, places) = both_databases().await;
     for place in &places {
         Box::pin(open_at_once(place)).await;
     }
-    // With one lock a migration, in place of one around all of them, about every sixth try failed.
+    // With one lock per migration instead of one lock around all of them, about every sixth try failed.
     for number in 0..40 {
         Box::pin(open_at_once(&DatabaseLocation::Sqlite(folder.path().join(format!("{number}.db"))))).await;
     }
@@ -805,7 +806,7 @@ async fn several_may_open_an_empty_database_at_once() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn files_are_their_owners() {
+async fn sqlite_files_are_readable_by_their_owner_only() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = tempfile::tempdir().unwrap();
@@ -817,8 +818,8 @@ async fn files_are_their_owners() {
 }
 
 #[tokio::test]
-async fn texts_that_a_database_would_not_take_are_made_such_that_it_does() {
-    let (_folder, _postgres, places) = both().await;
+async fn texts_that_a_database_would_refuse_are_changed_so_that_it_accepts_them() {
+    let (_folder, _postgres, places) = both_databases().await;
     for place in places {
         let mut database = Database::open(&place).await.unwrap();
         let odd = Some("a\0b\n\u{1b}\u{7f}\u{85}\u{4e2d}");

@@ -1,4 +1,4 @@
-//! Files of the store in the data folder: deleted, too large, or somebody else's.
+//! Files of the store in the data folder that are deleted, too large, or another user's.
 #![cfg(unix)]
 
 use std::{
@@ -17,7 +17,7 @@ use crate::support::{
     client::Client,
     database::until,
     gateway::{Gateway, KEY},
-    process::{Process, run, said},
+    process::{Process, output_text, run},
     say,
     settings::smallest,
     upstream::{RESPONSE, Upstream, json},
@@ -26,13 +26,13 @@ use crate::support::{
 const BODY: &str = r#"{"model":"smart","input":"hi"}"#;
 const FAULT: &str = r#"tidegate_ledger_fault{fault="database"}"#;
 
-async fn rows(file: &Path) -> u64 {
+pub(crate) async fn rows(file: &Path) -> u64 {
     let Ok(mut database) = Database::open_to_read(&DatabaseLocation::Sqlite(file.to_owned())).await else { return 0 };
     database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap_or_default().iter().map(|total| total.requests).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_deleted_or_replaced_is_told_within_5_s_and_its_return_brings_every_row() {
+async fn a_deleted_or_replaced_database_is_reported_within_5_s_and_its_return_brings_every_row() {
     for replaced in [false, true] {
         let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
         let gateway = Gateway::before(&upstream.base_url());
@@ -63,7 +63,7 @@ async fn a_database_that_is_deleted_or_replaced_is_told_within_5_s_and_its_retur
         for _ in 0..5 {
             assert_eq!(client.create(BODY).await.status, 200);
         }
-        assert_eq!(file.exists(), replaced, "no empty one takes its place");
+        assert_eq!(file.exists(), replaced, "no empty database may take its place");
         fs::rename(&aside, &file).unwrap();
         gateway.metric_becomes(FAULT, 0.0).await;
         until("all rows", async || rows(&file).await == 10).await;
@@ -88,12 +88,12 @@ async fn a_limit_on_the_size_of_files_is_an_error_and_does_not_end_the_process()
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = folder(&upstream);
     let mut command = Command::new("bash");
-    // 1 KiB blocks.
+    // In blocks of 1 KiB.
     command.args(["-c", "ulimit -f 256; exec \"$0\" serve --config tidegate.toml", env!("CARGO_BIN_EXE_tidegate")]);
     let mut gateway = Process::start(&mut within(folder.path(), command));
     let (address, admin) = (gateway.ready(), gateway.admin());
     let mut client = Client::connect(address).await;
-    // The journal and the database grow until neither may.
+    // The journal and the database grow until both reach the limit.
     let refused = async {
         loop {
             let answer = client.create(BODY).await;
@@ -107,12 +107,12 @@ async fn a_limit_on_the_size_of_files_is_an_error_and_does_not_end_the_process()
     let ready = Client::connect(admin).await.get("/readyz").await;
     assert!(ready.text().contains("journal"), "{ready:?}");
     gateway.signal("TERM");
-    // Not by a signal.
+    // The process exits and is not ended by a signal.
     assert!(gateway.exit().is_some(), "{}", gateway.everything());
 }
 
 #[tokio::test]
-async fn what_root_made_in_the_data_folder_is_named() {
+async fn a_file_of_root_in_the_data_folder_is_named_in_the_error() {
     const USER: u32 = 65532;
     if !rustix::process::geteuid().is_root() {
         say("NOT TESTED: files of another user in the data folder, which takes root");
@@ -125,8 +125,8 @@ async fn what_root_made_in_the_data_folder_is_named() {
         let folder = folder(&upstream);
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
-        // Where this user may run it. By another process: servers that other tests start would inherit a file that is written here,
-        // and a program that is open for writing cannot be run.
+        // A copy that this user may run. Another process makes the copy: servers that other tests start would inherit
+        // the open file, and a program that is open for writing cannot be run.
         let binary = folder.path().join("tidegate");
         assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_tidegate")).arg(&binary).status().unwrap().success());
         for path in [folder.path(), &data] {
@@ -146,7 +146,7 @@ async fn what_root_made_in_the_data_folder_is_named() {
         let mut command = Command::new(&binary);
         command.args(["serve", "--config", "tidegate.toml"]).uid(USER).gid(0);
         let output = run(&mut within(folder.path(), command));
-        let text = said(&output);
+        let text = output_text(&output);
         assert!(!output.status.success() && text.contains(&format!("data/{name}")), "{name}: {text}");
         assert!(text.contains("belongs to user 0") && text.contains("user 65532"), "{name}: {text}");
     }

@@ -1,4 +1,4 @@
-//! What becomes of an answer's bytes.
+//! The bytes of an answer.
 
 use std::{fs, time::Duration};
 
@@ -18,7 +18,7 @@ const CREATED: &[u8] =
     b"event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_9\"}}\n\n";
 const COMPLETED: &[u8] = b"event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_9\",\"usage\":{\"input_tokens\":7,\"output_tokens\":2,\"total_tokens\":9}}}\n\n";
 
-/// A small generator, so that a failing case can be run again by its seed.
+/// A small random generator, so that a failing case can be repeated by its seed.
 struct Random(u64);
 
 impl Random {
@@ -44,7 +44,7 @@ fn recorded() -> Vec<(String, Vec<u8>)> {
     streams
 }
 
-/// Cuts `stream` in pieces at random, each of them a chunk and a write of its own.
+/// Splits `stream` at random into pieces. Each piece is a chunk and a write of its own.
 fn split(stream: &[u8], random: &mut Random) -> Vec<Step> {
     let mut steps = vec![Step::Send(STREAM.to_vec())];
     let mut rest = stream;
@@ -82,7 +82,7 @@ async fn recorded_streams_pass_byte_for_byte_under_200_random_splits() {
 }
 
 #[tokio::test]
-async fn a_line_of_8_mib_passes_byte_for_byte_and_is_seen() {
+async fn a_line_of_8_mib_passes_byte_for_byte_and_is_parsed() {
     let mut stream = CREATED.to_vec();
     stream.extend_from_slice(
         b"data: {\"type\":\"response.image_generation_call.partial_image\",\"partial_image_b64\":\"",
@@ -105,7 +105,7 @@ async fn a_line_of_8_mib_passes_byte_for_byte_and_is_seen() {
 }
 
 #[tokio::test]
-async fn each_event_goes_out_before_the_next_one_comes() {
+async fn each_event_goes_out_before_the_next_one_arrives() {
     let (first, first_seen) = oneshot::channel();
     let (second, second_seen) = oneshot::channel();
     let mut gates = Some((first_seen, second_seen));
@@ -134,8 +134,8 @@ async fn each_event_goes_out_before_the_next_one_comes() {
     assert_eq!(soon("the end", client.chunk()).await.unwrap(), b"");
 }
 
-/// What a client gets when the upstream does `steps`.
-async fn after(steps: Vec<Step>, on_incomplete: OnIncomplete) -> (Answer, Gateway) {
+/// The client's answer when the upstream performs `steps`.
+async fn answer_after(steps: Vec<Step>, on_incomplete: OnIncomplete) -> (Answer, Gateway) {
     let mut steps = Some(steps);
     let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
     let mut config = config(&upstream.base_url());
@@ -147,14 +147,14 @@ async fn after(steps: Vec<Step>, on_incomplete: OnIncomplete) -> (Answer, Gatewa
     (answer, gateway)
 }
 
-fn ended(end: &str) -> String {
+fn end_metric(end: &str) -> String {
     format!("tidegate_requests_total{{upstream=\"up\",end=\"{end}\"}}")
 }
 
 #[tokio::test]
-async fn a_broken_transfer_breaks_the_clients_and_loses_nothing_before_it() {
+async fn a_broken_transfer_breaks_for_the_client_after_all_earlier_bytes() {
     let close = || vec![Step::Send(STREAM.to_vec()), Step::Send(chunk(CREATED)), Step::Close];
-    // The event must be out before the reset, which would overtake it in the kernel.
+    // The event must leave before the break: a reset would overtake it in the kernel.
     let half =
         || vec![Step::Send(STREAM.to_vec()), Step::Send(chunk(CREATED)), Step::Send(b"ff\r\nab".to_vec()), Step::Close];
     let short = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{\"id\":".to_vec();
@@ -163,16 +163,16 @@ async fn a_broken_transfer_breaks_the_clients_and_loses_nothing_before_it() {
         ("inside a chunk", half(), [CREATED, b"ab"].concat()),
         ("short Content-Length", vec![Step::Send(short), Step::Close], b"{\"id\":".to_vec()),
     ] {
-        let (answer, gateway) = after(steps, OnIncomplete::Pass).await;
+        let (answer, gateway) = answer_after(steps, OnIncomplete::Pass).await;
         assert_eq!(answer.status, 200, "{what}");
         assert!(!answer.whole, "{what}: the break was hidden");
         assert_eq!(answer.body, prefix, "{what}");
-        gateway.metric_becomes(&ended("upstream_broken"), 1.0).await;
+        gateway.metric_becomes(&end_metric("upstream_broken"), 1.0).await;
     }
 }
 
 #[tokio::test]
-async fn a_reset_breaks_the_clients_transfer() {
+async fn a_reset_of_the_upstream_breaks_the_clients_transfer() {
     let (go, gate) = oneshot::channel();
     let mut steps = Some(vec![Step::Send(STREAM.to_vec()), Step::Send(chunk(CREATED)), Step::Wait(gate), Step::Reset]);
     let upstream = Upstream::scripted(move |_| steps.take().unwrap()).await;
@@ -183,45 +183,45 @@ async fn a_reset_breaks_the_clients_transfer() {
     assert_eq!(client.chunk().await.unwrap(), CREATED);
     go.send(()).unwrap();
     assert_eq!(soon("the break", client.chunk()).await, None);
-    gateway.metric_becomes(&ended("upstream_broken"), 1.0).await;
+    gateway.metric_becomes(&end_metric("upstream_broken"), 1.0).await;
 }
 
 #[tokio::test]
-async fn a_clean_end_without_terminal_event_passes_and_is_counted() {
+async fn a_clean_end_without_a_terminal_event_passes_and_is_counted() {
     let steps = || vec![Step::Send(STREAM.to_vec()), Step::Send(chunk(CREATED)), Step::Send(LAST_CHUNK.to_vec())];
-    let (answer, gateway) = after(steps(), OnIncomplete::Pass).await;
+    let (answer, gateway) = answer_after(steps(), OnIncomplete::Pass).await;
     assert_eq!((answer.whole, &*answer.body), (true, CREATED));
-    gateway.metric_becomes(&ended("incomplete"), 1.0).await;
+    gateway.metric_becomes(&end_metric("incomplete"), 1.0).await;
     gateway.metric_becomes("tidegate_streams_incomplete_total{upstream=\"up\"}", 1.0).await;
 
-    let (answer, gateway) = after(steps(), OnIncomplete::Break).await;
+    let (answer, gateway) = answer_after(steps(), OnIncomplete::Break).await;
     assert_eq!((answer.whole, &*answer.body), (false, CREATED));
-    gateway.metric_becomes(&ended("incomplete"), 1.0).await;
+    gateway.metric_becomes(&end_metric("incomplete"), 1.0).await;
 }
 
 #[tokio::test]
-async fn break_also_works_where_the_upstream_announced_a_length_and_leaves_whole_streams_alone() {
+async fn on_incomplete_break_also_applies_to_answers_with_a_length_and_spares_whole_streams() {
     let stream = |events: &[u8]| vec![Step::Send(answer("200 OK", "text/event-stream", events))];
-    let (cut, _gateway) = after(stream(CREATED), OnIncomplete::Break).await;
+    let (cut, _gateway) = answer_after(stream(CREATED), OnIncomplete::Break).await;
     assert_eq!((cut.whole, &*cut.body), (false, CREATED));
     let whole = [CREATED, COMPLETED].concat();
-    let (kept, gateway) = after(stream(&whole), OnIncomplete::Break).await;
+    let (kept, gateway) = answer_after(stream(&whole), OnIncomplete::Break).await;
     assert_eq!((kept.whole, &kept.body), (true, &whole));
-    gateway.metric_becomes(&ended("completed"), 1.0).await;
+    gateway.metric_becomes(&end_metric("completed"), 1.0).await;
 }
 
 #[tokio::test]
-async fn silence_breaks_off() {
+async fn a_silent_upstream_is_cut_at_the_deadline() {
     let (told, closed) = oneshot::channel();
     let steps = vec![Step::Send(STREAM.to_vec()), Step::Send(chunk(CREATED)), Step::UntilClosed(told)];
-    let (answer, gateway) = after(steps, OnIncomplete::Pass).await;
+    let (answer, gateway) = answer_after(steps, OnIncomplete::Pass).await;
     assert_eq!((answer.whole, &*answer.body), (false, CREATED));
     soon("the upstream call to be cancelled", closed).await.unwrap();
-    gateway.metric_becomes(&ended("upstream_stalled"), 1.0).await;
+    gateway.metric_becomes(&end_metric("upstream_stalled"), 1.0).await;
 }
 
 #[tokio::test]
-async fn how_a_stream_ended_is_recorded_by_its_terminal_event() {
+async fn the_end_of_a_stream_is_recorded_by_its_terminal_event() {
     for (event, end) in [
         ("response.completed", "completed"),
         ("response.done", "completed"),
@@ -230,11 +230,11 @@ async fn how_a_stream_ended_is_recorded_by_its_terminal_event() {
         ("error", "response_failed"),
     ] {
         let terminal = format!("data: {{\"type\":\"{event}\"}}\n\n");
-        // The transfer breaks after it: clients are done by then.
+        // The transfer breaks after the terminal event: clients have finished by then.
         let steps = vec![Step::Send(STREAM.to_vec()), Step::Send(chunk(terminal.as_bytes())), Step::Close];
-        let (answer, gateway) = after(steps, OnIncomplete::Pass).await;
+        let (answer, gateway) = answer_after(steps, OnIncomplete::Pass).await;
         assert_eq!((answer.whole, &*answer.body), (false, terminal.as_bytes()), "{event}");
-        gateway.metric_becomes(&ended(end), 1.0).await;
+        gateway.metric_becomes(&end_metric(end), 1.0).await;
     }
 }
 
@@ -243,25 +243,25 @@ async fn an_answer_that_ends_with_its_connection_passes_whole() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n".to_vec();
     let stream = [CREATED, COMPLETED].concat();
     let (answer, gateway) =
-        after(vec![Step::Send(head), Step::Send(stream.clone()), Step::Close], OnIncomplete::Pass).await;
+        answer_after(vec![Step::Send(head), Step::Send(stream.clone()), Step::Close], OnIncomplete::Pass).await;
     assert_eq!((answer.whole, &answer.body), (true, &stream));
-    gateway.metric_becomes(&ended("completed"), 1.0).await;
+    gateway.metric_becomes(&end_metric("completed"), 1.0).await;
 }
 
 #[tokio::test]
-async fn the_upstream_decides_what_is_a_stream() {
-    // Asked to stream, it answers with JSON; the length stays.
-    let (whole, _gateway) = after(vec![Step::Send(json("200 OK", RESPONSE))], OnIncomplete::Pass).await;
+async fn an_upstream_may_answer_a_stream_request_with_json() {
+    // The upstream answers with JSON although the request asks for a stream. The length stays.
+    let (whole, _gateway) = answer_after(vec![Step::Send(json("200 OK", RESPONSE))], OnIncomplete::Pass).await;
     assert_eq!(whole.body, RESPONSE.as_bytes());
     assert_eq!(whole.header("content-length"), Some(&*RESPONSE.len().to_string()));
     assert_eq!(whole.header("x-accel-buffering"), None);
 }
 
 #[tokio::test]
-async fn what_is_compressed_unasked_passes_unread() {
+async fn an_answer_that_is_compressed_unasked_passes_unchanged() {
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x00\xff";
-    let (answer, gateway) = after(vec![Step::Send(head.to_vec())], OnIncomplete::Break).await;
+    let (answer, gateway) = answer_after(vec![Step::Send(head.to_vec())], OnIncomplete::Break).await;
     assert_eq!((answer.whole, &*answer.body), (true, &b"\x1f\x8b\x00\xff"[..]));
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
-    gateway.metric_becomes(&ended("completed"), 1.0).await;
+    gateway.metric_becomes(&end_metric("completed"), 1.0).await;
 }

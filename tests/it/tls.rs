@@ -1,4 +1,4 @@
-//! HTTP/1.1 over TLS: what holds without it holds with it.
+//! HTTP/1.1 over TLS has the same guarantees as without TLS.
 
 use std::{fs, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
     support::{
         client::{Client, request},
         gateway::{Gateway, KEY, UPSTREAM_KEY},
-        process::{Process, run, said, tidegate},
+        process::{Process, output_text, run, tidegate},
         soon,
-        tls::Made,
+        tls::TestCertificate,
         upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, chunk, json},
     },
 };
@@ -29,9 +29,9 @@ const EVENT: &[u8] = b"data: {\"type\":\"response.output_text.delta\",\"delta\":
 const COMPLETED: &[u8] = b"data: {\"type\":\"response.completed\"}\n\n";
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A gateway with TLS and its certificate.
-fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, Made) {
-    let made = Made::new();
+/// A gateway with TLS, and its certificate.
+fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, TestCertificate) {
+    let made = TestCertificate::new();
     let gateway = Gateway::with(&upstream.base_url(), |config| {
         config.server.tls = made.identity();
         change(config);
@@ -39,13 +39,13 @@ fn gateway(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> (Gateway, M
     (gateway, made)
 }
 
-/// How the other side ended: with the farewell that TLS has for that, or not.
-async fn farewell(client: &mut Client<TlsStream<TcpStream>>) -> bool {
+/// Whether the other side ended the connection with the closing message of TLS (`close_notify`).
+async fn ended_with_close_notify(client: &mut Client<TlsStream<TcpStream>>) -> bool {
     let mut rest = Vec::new();
     soon("the end", client.stream.read_to_end(&mut rest)).await.is_ok()
 }
 
-async fn cut(gateway: &Gateway, deadline: &str) {
+async fn assert_deadline_counted(gateway: &Gateway, deadline: &str) {
     gateway.metric_becomes(&format!("tidegate_connections_cut_total{{deadline=\"{deadline}\"}}"), 1.0).await;
 }
 
@@ -72,7 +72,7 @@ async fn answers_and_streams_pass_byte_for_byte_on_one_connection() {
         steps
     })
     .await;
-    for made in [Made::new(), Made::for_versions(&[&TLS12])] {
+    for made in [TestCertificate::new(), TestCertificate::for_versions(&[&TLS12])] {
         let gateway = Gateway::with(&upstream.base_url(), |config| config.server.tls = made.identity());
         let mut client = made.connect(&gateway).await;
         for _ in 0..3 {
@@ -81,7 +81,7 @@ async fn answers_and_streams_pass_byte_for_byte_on_one_connection() {
             let answer = client.create(BODY).await;
             assert!(answer.whole && answer.body == stream, "{} bytes", answer.body.len());
         }
-        // A large request too.
+        // A large request as well.
         let large = format!(r#"{{"model":"smart","input":"{}"}}"#, "x".repeat(900_000));
         assert_eq!(client.create(large).await.status, 200);
         assert_eq!(client.get("/readyz").await.status, 200);
@@ -92,7 +92,7 @@ async fn answers_and_streams_pass_byte_for_byte_on_one_connection() {
 }
 
 #[tokio::test]
-async fn leaving_cancels_the_call() {
+async fn a_client_that_leaves_cancels_the_upstream_call() {
     let (tell, mut closings) = tokio::sync::mpsc::unbounded_channel();
     let upstream = Upstream::scripted(move |_| {
         let (told, closed) = oneshot::channel();
@@ -102,7 +102,7 @@ async fn leaving_cancels_the_call() {
     .await;
     let (gateway, made) = gateway(&upstream, |_| ());
     let mut best = Duration::MAX;
-    // With bytes of a next request in the way, with a farewell, and without.
+    // With bytes of a next request in the way, with close_notify, and without it.
     for (nth, how) in (1..).zip(["pipelined", "farewell", "drop", "drop", "drop"]) {
         let mut client = made.connect(&gateway).await;
         client.post(BODY).await;
@@ -126,7 +126,7 @@ async fn leaving_cancels_the_call() {
 }
 
 #[tokio::test]
-async fn a_break_looks_like_one_and_an_end_like_an_end() {
+async fn a_break_ends_without_close_notify_and_a_clean_end_with_it() {
     let upstream = Upstream::scripted(|request| {
         let first = [STREAM, &chunk(EVENT)].concat();
         match &*request.body {
@@ -141,21 +141,21 @@ async fn a_break_looks_like_one_and_an_end_like_an_end() {
     let mut answer = client.head().await;
     client.body(&mut answer).await;
     assert_eq!((answer.whole, &*answer.body), (false, EVENT));
-    assert!(!farewell(&mut client).await, "a break with a farewell");
+    assert!(!ended_with_close_notify(&mut client).await, "a break with close_notify");
 
     let mut client = made.connect(&gateway).await;
     client.post_with("connection: close\r\n", r#"{"model":"gpt-whole"}"#).await;
     assert!(client.answer().await.whole);
-    assert!(farewell(&mut client).await, "an end without a farewell");
+    assert!(ended_with_close_notify(&mut client).await, "an end without close_notify");
 
-    // A body whose only end is that of its connection.
+    // A body that ends with its connection.
     for (model, whole) in [("gpt-break", false), ("gpt-whole", true)] {
         let mut client = made.connect(&gateway).await;
         let body = format!(r#"{{"model":"{model}"}}"#);
         let old = String::from_utf8(request("", body.as_bytes())).unwrap().replace("HTTP/1.1", "HTTP/1.0");
         client.send(old).await;
         assert_eq!(client.head().await.status, 200);
-        assert_eq!(farewell(&mut client).await, whole, "{model}");
+        assert_eq!(ended_with_close_notify(&mut client).await, whole, "{model}");
     }
 }
 
@@ -185,26 +185,26 @@ async fn a_client_that_does_not_read_is_cut_and_a_slow_one_is_served() {
     }
     assert!(answer.whole, "cut after {} bytes", answer.body.len());
     assert!(began.elapsed() > SHORT * 6);
-    cut(&gateway, "write_stall").await;
+    assert_deadline_counted(&gateway, "write_stall").await;
     gateway.metric_becomes("tidegate_requests_total{upstream=\"up\",end=\"client_stalled\"}", 1.0).await;
-    assert!(!farewell(&mut stalled).await);
+    assert!(!ended_with_close_notify(&mut stalled).await);
 }
 
 #[tokio::test]
-async fn a_handshake_has_a_deadline_and_what_is_none_is_counted() {
+async fn a_handshake_has_a_deadline_and_failed_handshakes_are_counted() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |config| config.timeouts.first_byte = SHORT);
     let began = Instant::now();
     let mut silent = gateway.connect().await;
     assert!(silent.closed().await);
     assert!(began.elapsed() >= SHORT);
-    cut(&gateway, "tls_handshake").await;
+    assert_deadline_counted(&gateway, "tls_handshake").await;
     // The beginning of a record of 512 bytes.
     let mut half = gateway.connect().await;
     half.send(b"\x16\x03\x01\x02\x00\x01").await;
     assert!(half.closed().await);
     gateway.metric_becomes("tidegate_connections_cut_total{deadline=\"tls_handshake\"}", 2.0).await;
-    // Looking whether somebody listens is no failure.
+    // A connection without a byte is no failed handshake.
     drop(gateway.connect().await);
     gateway.metric_becomes("tidegate_connections ", 0.0).await;
     assert_eq!(gateway.metric("tidegate_tls_handshakes_failed_total").await, 0.0);
@@ -212,22 +212,22 @@ async fn a_handshake_has_a_deadline_and_what_is_none_is_counted() {
     let mut plain = gateway.connect().await;
     plain.send(request("", BODY.as_bytes())).await;
     soon("the connection to be closed", plain.closed()).await;
-    assert!(plain.take().starts_with(b"HTTP/1.1 400 "), "it is told to use https");
+    assert!(plain.take().starts_with(b"HTTP/1.1 400 "), "the answer must say to use https");
     gateway.metric_becomes("tidegate_tls_handshakes_failed_total", 1.0).await;
-    // Somebody who trusts nobody here, or speaks nothing that is spoken here.
-    Made::new().dial(gateway.address, &[]).await.unwrap_err();
+    // A client that trusts no certificate of the gateway, and one without a common protocol.
+    TestCertificate::new().dial(gateway.address, &[]).await.unwrap_err();
     gateway.metric_becomes("tidegate_tls_handshakes_failed_total", 2.0).await;
     made.dial(gateway.address, &["smtp"]).await.unwrap_err();
     gateway.metric_becomes("tidegate_tls_handshakes_failed_total", 3.0).await;
 
-    // After the handshake the first byte has its own deadline.
+    // After the handshake, the deadline for the first byte applies.
     let mut silent = made.connect(&gateway).await;
-    assert!(farewell(&mut silent).await);
-    cut(&gateway, "first_byte").await;
+    assert!(ended_with_close_notify(&mut silent).await);
+    assert_deadline_counted(&gateway, "first_byte").await;
 }
 
 #[tokio::test]
-async fn what_is_answered_past_hyper_is_answered_here_too() {
+async fn errors_of_the_connection_layer_are_sent_over_tls() {
     let mut upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let (gateway, made) = gateway(&upstream, |config| {
         config.timeouts.head = SHORT;
@@ -244,17 +244,17 @@ async fn what_is_answered_past_hyper_is_answered_here_too() {
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.whole), (status, true), "{code}");
         assert_eq!(answer.json()["error"]["code"], code);
-        assert!(farewell(&mut client).await, "{code}");
+        assert!(ended_with_close_notify(&mut client).await, "{code}");
     }
     assert_eq!(upstream.untaken(), 0);
     let mut idle = made.connect(&gateway).await;
     assert_eq!(idle.create(BODY).await.status, 200);
-    assert!(farewell(&mut idle).await);
-    cut(&gateway, "keep_alive_idle").await;
+    assert!(ended_with_close_notify(&mut idle).await);
+    assert_deadline_counted(&gateway, "keep_alive_idle").await;
 }
 
 #[tokio::test]
-async fn a_drain_ends_connections_in_order_and_a_stop_cuts_them() {
+async fn a_graceful_shutdown_ends_connections_with_close_notify_and_a_stop_cuts_them() {
     let (go, gate) = oneshot::channel();
     let mut gate = Some(gate);
     let upstream = Upstream::scripted(move |_| {
@@ -276,25 +276,25 @@ async fn a_drain_ends_connections_in_order_and_a_stop_cuts_them() {
     }
     let mut idle = made.connect(&gateway).await;
     assert_eq!(idle.get("/readyz").await.status, 200);
-    // One that has only begun to shake hands does not hold the end up.
+    // A connection in the middle of its handshake does not delay the shutdown.
     let _begun = gateway.connect().await;
     gateway.metric_becomes("tidegate_connections ", 4.0).await;
     gateway.drain();
-    assert!(farewell(&mut idle).await);
+    assert!(ended_with_close_notify(&mut idle).await);
     go.send(()).unwrap();
     let (client, answer) = &mut busy[0];
     client.body(answer).await;
-    assert!(answer.whole && farewell(client).await);
+    assert!(answer.whole && ended_with_close_notify(client).await);
     gateway.metric_becomes("tidegate_connections ", 1.0).await;
     gateway.stop();
     let (client, answer) = &mut busy[1];
     client.body(answer).await;
-    assert!(!answer.whole && !farewell(client).await);
+    assert!(!answer.whole && !ended_with_close_notify(client).await);
     gateway.ended().await;
-    assert!(gateway.handle.was_cut());
+    assert!(gateway.handle.cut_requests());
 }
 
-/// The line of settings for the files of this folder.
+/// The settings of the certificate files in this folder.
 fn setting(folder: &TempDir) -> String {
     let at = |name: &str| folder.path().join(name);
     let (cert, key, data) = (at("tls.crt"), at("tls.key"), at("data"));
@@ -302,19 +302,19 @@ fn setting(folder: &TempDir) -> String {
 }
 
 #[tokio::test]
-async fn another_certificate_is_for_new_connections_and_half_of_one_for_none() {
+async fn a_new_certificate_is_used_for_new_connections_and_half_a_pair_is_refused() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (cert, key, file) = (at("tls.crt"), at("tls.key"), at("tidegate.toml"));
-    let (old, new) = (Made::new(), Made::new());
+    let (old, new) = (TestCertificate::new(), TestCertificate::new());
     old.write(&cert, &key);
     fs::write(&file, text(&setting(&folder), &[("up", &upstream.base_url())], TESTER)).unwrap();
     let gateway = Gateway::reading(folder, &file, OFTEN);
     let mut before = old.connect(&gateway).await;
     assert_eq!(before.create(BODY).await.status, 200);
 
-    // The key comes first, as by a slow hand.
+    // The key file is replaced before the certificate file.
     fs::write(&key, &new.key_pem).unwrap();
     gateway.metric_becomes(REFUSED, 1.0).await;
     assert_eq!(old.connect(&gateway).await.create(BODY).await.status, 200);
@@ -322,7 +322,7 @@ async fn another_certificate_is_for_new_connections_and_half_of_one_for_none() {
     gateway.metric_becomes(OK, 1.0).await;
     assert_eq!(new.connect(&gateway).await.create(BODY).await.status, 200);
     old.dial(gateway.address, &[]).await.unwrap_err();
-    assert_eq!(before.create(BODY).await.status, 200, "on the connection that was there");
+    assert_eq!(before.create(BODY).await.status, 200, "on the existing connection");
 
     fs::write(&cert, "no certificate").unwrap();
     gateway.metric_becomes(REFUSED, 2.0).await;
@@ -332,11 +332,11 @@ async fn another_certificate_is_for_new_connections_and_half_of_one_for_none() {
 }
 
 #[tokio::test]
-async fn with_or_without_is_for_a_start_to_say() {
+async fn a_reload_does_not_switch_tls_on() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let base = text("", &[("up", &upstream.base_url())], TESTER);
     let gateway = Gateway::of(&base, NEVER);
-    let made = Made::new();
+    let made = TestCertificate::new();
     let (cert, key) = (gateway.folder.path().join("tls.crt"), gateway.folder.path().join("tls.key"));
     made.write(&cert, &key);
     let tls = format!("[server]\ntls = {{ cert_file = {cert:?}, key_file = {key:?} }}\nmax_body_mib = 1");
@@ -345,12 +345,12 @@ async fn with_or_without_is_for_a_start_to_say() {
 }
 
 #[tokio::test]
-async fn a_process_speaks_tls_and_its_health_check_too() {
+async fn a_process_and_its_health_check_use_tls() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     let (cert, key, file) = (at("tls.crt"), at("tls.key"), at("tidegate.toml"));
-    let (old, new) = (Made::new(), Made::new());
+    let (old, new) = (TestCertificate::new(), TestCertificate::new());
     old.write(&cert, &key);
     fs::write(&file, text(&setting(&folder), &[("up", &upstream.base_url())], TESTER)).unwrap();
     let with = |arguments: &[&str]| {
@@ -359,20 +359,20 @@ async fn a_process_speaks_tls_and_its_health_check_too() {
         command
     };
     let checked = run(&mut with(&["check"]));
-    assert!(said(&checked).contains("(data, TLS)"), "{}", said(&checked));
+    assert!(output_text(&checked).contains("(data, TLS)"), "{}", output_text(&checked));
     let mut process = Process::start(&mut with(&["serve"]));
     let address = process.ready();
     let mut client = Client::on(old.dial(address, &[]).await.unwrap());
     assert_eq!(client.create(BODY).await.status, 200);
     let health = || run(with(&["healthcheck"]).env("TIDEGATE_LISTEN", address.to_string()));
-    assert!(health().status.success(), "{}", said(&health()));
+    assert!(health().status.success(), "{}", output_text(&health()));
     new.write(&cert, &key);
-    assert!(health().status.success(), "right after an exchange: {}", said(&health()));
+    assert!(health().status.success(), "right after an exchange: {}", output_text(&health()));
     let line = process.logged("configuration reloaded");
     assert_eq!((&line["level"], &line["settings"]), (&"INFO".into(), &"certificate".into()));
     assert!(health().status.success());
 
-    // The wrong way round: the key's text must not show.
+    // The files are swapped: the text of the key must not be in the log.
     fs::write(&cert, &new.key_pem).unwrap();
     let line = process.logged("configuration refused");
     assert!(line["report"].as_str().unwrap().contains("`cert_file` holds no certificates"), "{line}");

@@ -1,4 +1,4 @@
-//! A database with rows of an older schema: it is opened, and everything in it is there and adds up as before.
+//! A database with rows of an older schema opens, and all of its rows and sums stay.
 
 use serde_json::json;
 use sqlx::{
@@ -17,8 +17,8 @@ use tidegate::{
 
 use crate::support::database::Postgres;
 
-/// What made the tables, from the oldest on, with SHA-384 of what was released, for SQLite and for PostgreSQL: databases know it by
-/// these, and refuse one that changed.
+/// The migrations of all schemas, the oldest first, each with the SHA-384 of its released text for SQLite and for
+/// PostgreSQL. Databases know a migration by this hash and refuse a changed one.
 const SCHEMAS: [(&str, [&str; 2]); 8] = [
     (
         include_str!("../../src/store/sql/0001_ledger.sql"),
@@ -69,14 +69,14 @@ const SCHEMAS: [(&str, [&str; 2]); 8] = [
     ),
 ];
 
-/// The schema that has keys of clients, and the one that has rows which are settled later.
+/// The schema that added the keys of clients, and the one that added rows which are settled later.
 const KEYS: usize = 2;
 const PENDING: usize = 4;
 
-/// Requests of each key and currency.
+/// The number of requests of each key and currency.
 const EACH: u64 = 50;
 
-/// Makes the tables as a release with so many schemas did.
+/// Creates the tables of a release with this number of schemas.
 fn made_by(schemas: usize, of_postgres: bool) -> Migrator {
     let migration = |(number, (text, released)): (i64, &(&'static str, [&str; 2]))| {
         let text = match of_postgres {
@@ -96,12 +96,12 @@ fn made_by(schemas: usize, of_postgres: bool) -> Migrator {
     migrator
 }
 
-/// What the request costs, in nano-units; large enough that a sum of floats would not be exact.
+/// The cost of a request in nano-units, so large that a sum of floats would not be exact.
 fn cost(nth: u64) -> u64 {
     9_007_199_254_740_993 + nth
 }
 
-/// The rows of a release with so many schemas, as statements.
+/// The rows of a release with this number of schemas, as statements.
 fn rows(schemas: usize) -> Vec<String> {
     let mut all = Vec::new();
     let common = "INSERT INTO ledger (id, time_ms, state, origin, key_name, group_name, model, upstream_model, upstream, \
@@ -121,7 +121,7 @@ fn rows(schemas: usize) -> Vec<String> {
             ));
         }
     }
-    // One without a price, and one that was under way.
+    // A row without a price, and an open row.
     for (id, state, cost) in [("a", "exact", "NULL"), ("b", "open", "NULL")] {
         all.push(format!(
             "{common} ('{id:0<32}', 1700000000999, '{state}', 'here', 'team-b', NULL, 'smart', 'real', 'up', 'UP_KEY', NULL, NULL, \
@@ -149,7 +149,7 @@ fn rows(schemas: usize) -> Vec<String> {
             "c"
         ));
         all.push("UPDATE ledger SET awaits = 1 WHERE response_id = 'resp_late'".to_owned());
-        // It was shown, and the process was killed before it settled the row.
+        // A call showed the usage, and the process was killed before it settled the row.
         all.push(
             "INSERT INTO shown (response_id, upstream, input_tokens, cached_tokens, output_tokens) \
              VALUES ('resp_late', 'up', 100, 0, 50)"
@@ -159,7 +159,7 @@ fn rows(schemas: usize) -> Vec<String> {
     all
 }
 
-/// Makes it with one database or the other, and puts the rows in.
+/// Creates a database of either kind, and inserts the rows.
 macro_rules! fill {
     ($connection:expr, $schemas:expr, $of_postgres:expr) => {{
         let mut connection = $connection;
@@ -171,7 +171,7 @@ macro_rules! fill {
     }};
 }
 
-/// Everything is there, and can be worked with.
+/// Checks that all rows are there, and that the database works.
 async fn check(place: &DatabaseLocation, schemas: usize) {
     let what = format!("schema {schemas} of {place}");
     let mut database = Database::open(place).await.unwrap();
@@ -180,7 +180,7 @@ async fn check(place: &DatabaseLocation, schemas: usize) {
     assert_eq!(spent, [one, one], "{what}");
     assert_eq!(database.spent(Spender::Key, "team-b", 0, u64::MAX).await.unwrap(), [one, 0], "{what}");
     assert_eq!(database.spent(Spender::Group, "all", 0, u64::MAX).await.unwrap(), [2 * one, one], "{what}");
-    // The pending one as well.
+    // The pending row as well.
     let pending = u64::from(schemas >= PENDING);
     let by_key = database.usage(GroupBy::Key, 0, u64::MAX).await.unwrap();
     let found: Vec<_> = by_key.iter().map(|all| (all.name.as_deref().unwrap(), all.requests, all.cost)).collect();
@@ -195,7 +195,7 @@ async fn check(place: &DatabaseLocation, schemas: usize) {
     let by_endpoint = database.usage(GroupBy::Endpoint, 0, u64::MAX).await.unwrap();
     let names: Vec<_> = by_endpoint.iter().map(|all| (all.name.as_deref(), all.requests)).collect();
     assert_eq!(names, [(Some("responses.create"), 3 * EACH + 1 + pending)], "{what}");
-    // As they are: all but the one that is open.
+    // All rows except the open one stay unchanged.
     let page = database.page(0, u64::MAX, None).await.unwrap();
     assert_eq!(page.len() as u64, 3 * EACH + 1 + pending, "{what}");
     let text = |text: &str| Cell::Text(text.to_owned());
@@ -209,7 +209,7 @@ async fn check(place: &DatabaseLocation, schemas: usize) {
         ("estimated", Cell::Flag(true)),
         ("response_id", text(&format!("resp_{}", EACH + 1))),
         ("time", Cell::Time(1_700_000_000_001)),
-        // What it did not have.
+        // Columns that the older schema did not have.
         ("endpoint", Cell::None),
         ("service_tier", Cell::None),
         ("cny_per_usd", Cell::None),
@@ -217,11 +217,11 @@ async fn check(place: &DatabaseLocation, schemas: usize) {
         assert_eq!(*second.cell(name), cell, "{name}, {what}");
     }
 
-    // The row that was under way is what the journal says of it, or lost.
+    // The open row becomes what the journal says, or interrupted.
     assert_eq!(database.interrupt("here", u64::MAX).await.unwrap(), 1, "{what}");
     let settled = database.settle_all().await.unwrap();
     let settled: Vec<_> = settled.iter().map(|one| (one.key.as_deref(), one.state, one.cost)).collect();
-    // 100 tokens at 1, 50 at 2, and 5 for the call, in nano-units of prices of a millionth.
+    // 100 tokens at 1, 50 at 2, and 5 for the call: nano-units, of prices for a million tokens.
     let late = (Some("team-c"), UsageState::Exact, 100 + 50 * 2 + 5);
     assert_eq!(settled, if pending > 0 { vec![late] } else { vec![] }, "{what}");
     keys(&mut database, schemas, &what).await;
@@ -263,7 +263,7 @@ async fn keys(database: &mut Database, schemas: usize, what: &str) {
 }
 
 #[tokio::test]
-async fn rows_and_keys_of_every_older_schema_survive_and_their_sums_are_the_same() {
+async fn rows_and_keys_of_every_older_schema_survive_with_the_same_sums() {
     let folder = tempfile::tempdir().unwrap();
     let postgres = Postgres::start().await;
     for schemas in 1..=SCHEMAS.len() {

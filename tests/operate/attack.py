@@ -1,4 +1,4 @@
-"""The attacker, a process of its own: `attack.py HOST PORT SECONDS`. Does everything at once, and tells how often it did each."""
+"""The attacker, a process of its own: `attack.py HOST PORT SECONDS`. Runs all attacks at once and prints how often each ran."""
 
 import asyncio
 import collections
@@ -27,7 +27,7 @@ async def ask(address, body, more="content-type: application/json\r\n"):
 
 
 def told(kind, model="m"):
-    """A request to which the upstream answers so."""
+    """A request that the upstream answers with this kind of error."""
     return json.dumps({"model": model, "input": f"{kind} 0 0"}).encode()
 
 
@@ -45,7 +45,7 @@ async def faults(address, turn):
 
 
 async def slow_uploads(address, _):
-    """64 MiB at 2 KiB a second."""
+    """A body of 64 MiB at 2 KiB a second."""
     _, writer = await asyncio.open_connection(*address)
     try:
         writer.write(head(64 << 20) + b'{"model":"m","input":"')
@@ -60,12 +60,12 @@ BIG = b'{"model":"nowhere","x":{' + "".join(f'"名前{number}":"{"y" * 40}",' fo
 
 
 async def big_bodies(address, _):
-    """20 MB with names that are not ASCII."""
+    """A body of 20 MB with names that are not ASCII."""
     await ask(address, BIG)
 
 
 async def references(address, turn):
-    """As many as a request may have, of which nobody knows one."""
+    """As many references as a request may have, all of them unknown."""
     items = [{"type": "item_reference", "id": f"msg_{turn}_{number}"} for number in range(1024)]
     await ask(address, json.dumps({"model": "m", "input": items}).encode())
 
@@ -78,7 +78,7 @@ async def smuggled(address, turn):
     await ask(address, told("short"), "content-type: application/json\r\ncontent-type: text/plain\r\n")
 
 
-# How many of each at once.
+# The number of concurrent requests of each kind.
 KINDS = {"made_up_names": 1, "refused_contents": 1, "faults": 1, "slow_uploads": 8, "big_bodies": 1, "references": 8, "smuggled": 1}
 
 

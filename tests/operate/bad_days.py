@@ -1,5 +1,7 @@
-"""Bad days: clients that never read, slow heads, cancelled streams, too few files, a log that nobody reads. Each has a
-gateway of its own and comes three times alike, to find what a round leaves behind; a healthy client asks throughout.
+"""Bad days: clients that never read, slow heads, cancelled streams, too few files, a log that no process reads.
+
+Each part has a gateway of its own and runs three equal rounds, to find what a round leaves behind. A healthy client sends
+requests throughout.
 """
 
 import asyncio
@@ -15,18 +17,18 @@ from report import mib, times
 
 QUIET = 2
 ROUNDS = 3
-# What the last round may add to the one before, and in KiB what differs from one to the next. The second one still adds more
-# to the first: the C library's allocator keeps in pieces what it had, and cannot use all of it again. That nears a limit over
-# some rounds, as a leak would not; of 10,000 streams one of half a KiB each would show.
+# GROWTH: the factor by which the last round may exceed the round before. PIECES: the KiB by which equal rounds differ. The
+# second round still adds more than the third, because the C library's allocator keeps freed memory in fragments. That growth
+# ends after some rounds, unlike a leak: with 10,000 streams, a leak of half a KiB each would show.
 GROWTH, PIECES = 1.05, 3072
-# The promise is 2 s; a busy machine may take longer to get to it.
+# The promise is 2 s; a busy machine may take longer.
 BACK = 5
-# Of a healthy client beside everything else that these two cores do then.
+# The slowest request of the healthy client, in milliseconds, while the bad clients use the same two cores.
 SLOWEST = 5000
 
 
 class Day:
-    """A gateway with its healthy client, and figures of both."""
+    """A gateway with its healthy client, and the figures of both."""
 
     def __init__(self, report, name, gateway, upstream):
         self.report, self.name, self.gateway, self.upstream = report, name, gateway, upstream
@@ -56,7 +58,7 @@ class Day:
         self.check("ends with 0 and leaves nothing behind", code == 0, "" if code == 0 else code)
 
     async def _round(self, bad, healthy, number):
-        """Peak of RSS, and RSS after it."""
+        """The peak of RSS, and RSS after the round."""
         gateway, baseline, before, cpu = self.gateway, self.gateway.files(), self.gateway.rss(), self.gateway.cpu()
         began = time.monotonic()
         peak = {"rss": 0, "files": 0}
@@ -73,7 +75,7 @@ class Day:
         after = gateway.rss()
         self.check(f"round {number}: open files are back at {baseline}", back is not None, f"{gateway.files()} after {BACK} s" if back is None else f"{back:.2f} s")
         at_rest = await soon("the upstream", BACK, self.upstream.at_rest)
-        self.check(f"round {number}: nothing is under way upstream", at_rest is not None, "" if at_rest is not None else await self.upstream.stats())
+        self.check(f"round {number}: no request is in progress upstream", at_rest is not None, "" if at_rest is not None else await self.upstream.stats())
         good = not beside["faults"] and beside["requests"] > 0 and beside["most"] < SLOWEST
         self.check(f"round {number}: all {beside['requests']} requests of the healthy client succeed", good, "; ".join(beside["faults"][:3]) or ("" if good else beside))
         self.report.row(
@@ -95,7 +97,7 @@ class Day:
 
 
 async def warm_up(address):
-    """Some of everything, so that the program's own pages are there and are not taken for those of streams."""
+    """Sends requests of every kind, so that the program's own pages are in memory and do not count for streams."""
     for turn in range(20):
         await Client(address, kept=False).ask("short", turn)
     flooded = [await asyncio.to_thread(connect, address, script.request("flood")) for _ in range(4)]
@@ -106,7 +108,7 @@ async def warm_up(address):
 
 
 def connect(address, request):
-    """A client that is left to itself. Little room in the kernel, or most of the time would go into filling that."""
+    """A client that sends a request and reads nothing. Its receive buffer is small, or the test would mostly fill it."""
     asking = socket.socket()
     asking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
     asking.settimeout(20)
@@ -115,19 +117,19 @@ def connect(address, request):
     return asking
 
 
-# The KiB that each may hold, in the first round (later ones take what earlier ones gave back). 64 is the aim; 61 to 64 were
-# measured, on a machine that is never quiet.
+# The KiB that each client may cost in the first round (later rounds use what earlier ones freed). The aim is 64; 61 to 64 were
+# measured, on a busy machine.
 NEVER_READ, AIM, STALLED = 200, 64, 80
 
 
 async def never_read(day, before, peak):
-    """They ask for a stream without an end and do not read it."""
+    """The clients ask for an endless stream and do not read it."""
     cut = await day.gateway.metric('tidegate_connections_cut_total{deadline="write_stall"}')
     clients = [await asyncio.to_thread(connect, day.gateway.address, script.request("flood")) for _ in range(NEVER_READ)]
     asked = time.monotonic()
     poll = select.poll()
     for one in clients:
-        poll.register(one, 0)  # only its end is told
+        poll.register(one, 0)  # only the end of the connection is reported
     gone, deadline = set(), asked + 40
     while len(gone) < NEVER_READ and time.monotonic() < deadline:
         for file, _ in poll.poll(0):
@@ -148,7 +150,7 @@ SLOW = 1000
 
 
 async def slow_heads(day, *_):
-    """Half send a head byte by byte, half stop in the middle of one."""
+    """Half of the clients send a head byte by byte, half stop in the middle of it."""
     answers = await asyncio.gather(*(slow_head(day.gateway.address, number % 2 == 0) for number in range(SLOW)))
     status, seconds = zip(*answers)
     refused = status.count(b"HTTP/1.1 408 ")
@@ -159,7 +161,7 @@ async def slow_heads(day, *_):
 
 
 async def slow_head(address, drips):
-    """What came, and the seconds from the first byte to the end."""
+    """The received bytes, and the seconds from the first byte to the end."""
     head = script.request("short")
     writer = None
     try:
@@ -184,7 +186,7 @@ CANCELLED, AT_ONCE = 10_000, 50
 
 
 async def cancelled(day, *_):
-    """They leave in the middle of a stream, some in order and some with a reset."""
+    """The clients leave in the middle of a stream, some with a normal close and some with a reset."""
     name = 'tidegate_requests_total{upstream="scripted",end="client_gone"}'
     before = await day.gateway.metric(name)
     turns = iter(range(CANCELLED))
@@ -221,24 +223,24 @@ FILES, CONNECTIONS = 128, 500
 
 
 async def few_files(day, *_):
-    """Many more connections than files: half ask, half say nothing at all."""
+    """Many more connections than files: half of the clients send a request, half send nothing."""
     start = day.gateway.log.stat().st_size
     began = time.monotonic()
     ends = await asyncio.gather(*(knock(day.gateway.address, number) for number in range(CONNECTIONS)))
     seconds = time.monotonic() - began
     hang = ends.count("hangs")
     answered = ends.count("answered")
-    day.check(f"of {CONNECTIONS} connections with {FILES} files none hangs", hang == 0, f"the last was over after {seconds:.1f} s")
-    day.check(f"all {CONNECTIONS // 2} that ask are answered", answered == CONNECTIONS // 2, "" if answered == CONNECTIONS // 2 else f"{answered}, {sorted(set(ends))}")
+    day.check(f"none of {CONNECTIONS} connections with {FILES} files hangs", hang == 0, f"the last was over after {seconds:.1f} s")
+    day.check(f"all {CONNECTIONS // 2} clients with a request are answered", answered == CONNECTIONS // 2, "" if answered == CONNECTIONS // 2 else f"{answered}, {sorted(set(ends))}")
     after = await Client(day.gateway.address).ask("short", 5)
-    day.check("a new client is served at once when they are gone", not after.fault and after.first_byte < 5, after.fault)
+    day.check("a new client is served at once after the others are gone", not after.fault and after.first_byte < 5, after.fault)
     lines = sum('"tidegate::request"' not in line for line in day.gateway.said(start).splitlines())
-    day.check("the log has at most two lines a second about it", lines <= 2 * seconds + 4, f"{lines} in {seconds:.0f} s")
+    day.check("the log reports it in at most two lines a second", lines <= 2 * seconds + 4, f"{lines} in {seconds:.0f} s")
     return {"log_lines": lines}
 
 
 async def knock(address, number):
-    """How a connection ends."""
+    """How the connection ends."""
     asks = number % 2 == 0
     writer = None
     try:
@@ -278,7 +280,7 @@ async def ask_all(address, turns):
 
 
 async def bad_days(report, binary, folder, upstream):
-    # What is kept for later would look like a leak: one connection a worker.
+    # Idle connections to the upstream would look like a leak: one per worker.
     kept = {"max_idle_connections": 1}
     days = {
         "200 that never read": (never_read, kept),

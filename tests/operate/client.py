@@ -1,4 +1,4 @@
-"""A client that resends nothing: what fails here would fail a user."""
+"""A client without retries: a request that fails here would fail for a user."""
 
 import asyncio
 import time
@@ -18,13 +18,13 @@ class Answer:
 
 
 class Client:
-    """One connection, opened when it is needed."""
+    """One connection, opened at its first request."""
 
     def __init__(self, address, kept=True):
         self.address, self.kept, self.writer = address, kept, None
 
     async def ask(self, kind, number, milliseconds=0):
-        """Asks, and compares what comes."""
+        """Sends a request, and compares the answer with the expected one."""
         answer = Answer()
         began = time.monotonic()
         try:
@@ -65,7 +65,7 @@ class Client:
 
 
 async def get(address, path):
-    """The body of an answer of a server that may be trusted."""
+    """The body of an answer from a trusted server."""
     async with asyncio.timeout(DEADLINE):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(f"GET {path} HTTP/1.1\r\nhost: operate\r\nconnection: close\r\n\r\n".encode())
@@ -78,7 +78,7 @@ async def get(address, path):
 
 
 async def soon(what, seconds, condition):
-    """Waits until it holds; gives the seconds that it took, or None."""
+    """Waits until the condition holds. Returns the seconds that it took, or None."""
     began = time.monotonic()
     while not await condition():
         if time.monotonic() > began + seconds:

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis of a test's own: in a folder, on a free port, ended by their process."""
+"""PostgreSQL and Redis for one test: in a folder, on a free port, ended by the process that started them."""
 
 import os
 import pwd
@@ -75,7 +75,7 @@ class Redis(Server):
 
 
 class Postgres(Server):
-    """PostgreSQL refuses to be root: there it is somebody else."""
+    """PostgreSQL refuses to run as root: as root, the test runs it as another user."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -102,13 +102,13 @@ class Postgres(Server):
         return f"postgres://tidegate@127.0.0.1:{self.port}/postgres"
 
     def stop(self, number=signal.SIGINT):
-        """In order, but without waiting for its clients. With SIGKILL those that serve them go as well."""
+        """Stops the server without waiting for its clients. SIGKILL also kills the processes that serve them."""
         for child in self._children() if number == signal.SIGKILL else ():
             self._tell(child, number)
         super().stop(number)
 
     def _children(self):
-        """Each has a session of its own."""
+        """The server's children: each has a session of its own."""
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == self.process.pid:

@@ -1,5 +1,7 @@
-"""The healthy client, a process of its own so that what is measured is the gateway and not the other clients:
-`healthy.py HOST PORT`. One small request every 20 ms; a line of input makes it print what came since the last one.
+"""The healthy client: `healthy.py HOST PORT`. It sends one small request every 20 ms.
+
+It is a process of its own, so that its times show the gateway and not the other clients. For each line of input it prints the
+figures since the last one.
 """
 
 import json
@@ -15,7 +17,7 @@ DEADLINE = 20
 
 
 def ask(stream, number):
-    """Asks on a connection; tells what is wrong."""
+    """Sends a request on a connection, and returns what is wrong with the answer."""
     stream.write(script.request("short", number))
     stream.flush()
     status = stream.readline()
@@ -43,7 +45,7 @@ def main():
             times, faults = [], []
             continue
         start = time.monotonic()
-        # What is late is not made up for: a pause would be followed by a burst.
+        # A late request does not make the next ones earlier: a pause would be followed by a burst.
         due = max(due + EVERY, start)
         number += 1
         try:

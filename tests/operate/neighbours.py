@@ -1,4 +1,4 @@
-"""Two tenants of one gateway: for a minute, one of them does everything that could keep the other one out."""
+"""Two tenants of one gateway: for a minute, one of them does all that could block the other."""
 
 import asyncio
 
@@ -48,7 +48,7 @@ class Shared(Gateway):
 
 
 async def attacked(healthy, address, seconds):
-    """How the other tenant fares while the attacker is at `address`, and how often the attacker did each thing."""
+    """The figures of the other tenant while the attacker uses `address`, and how often each attack ran."""
     attacker = Helper("attack.py", *address, seconds)
     await asyncio.sleep(seconds)
     fared = await healthy.mark()
@@ -58,10 +58,10 @@ async def attacked(healthy, address, seconds):
 
 
 async def neighbours(report, binary, folder, upstream):
-    """The requests of the other tenant succeed as if it was alone, to the byte.
+    """The requests of the other tenant succeed, to the byte, as if the tenant had no neighbour.
 
-    Attacker and upstream use the processors of the gateway. So the times beside the attacker are compared with those while the
-    attacker is at a second gateway of the same kind, which has nothing but the machine in common.
+    Attacker and upstream use the processors of the gateway. So the times during the attack are compared with the times while
+    the attacker uses a second gateway of the same kind, which shares nothing but the machine.
     """
     gateway = Shared(binary, folder / "neighbours", upstream, secrets=SECRETS)
     second = Shared(binary, folder / "elsewhere", upstream, secrets=SECRETS)
@@ -78,11 +78,11 @@ async def neighbours(report, binary, folder, upstream):
         beside, told = await attacked(healthy, gateway.address, BESIDE)
         good = not beside["faults"] and beside["requests"] > 0
         report.check(f"neighbours: all {beside['requests']} requests of the other tenant succeed", good, "; ".join(beside["faults"][:3]))
-        report.check(f"neighbours: the attacker did everything that it can ({told.strip()})", all(kind in told for kind in attack.KINDS))
+        report.check(f"neighbours: the attacker ran every attack ({told.strip()})", all(kind in told for kind in attack.KINDS))
         ejections = await gateway.metric("tidegate_ejections_total{")
         report.check("neighbours: no account was ejected for the attacker's requests", ejections == 0, "" if ejections == 0 else ejections)
         rest = await soon("the upstream", 20, upstream.at_rest)
-        report.check("neighbours: nothing is under way upstream afterwards", rest is not None)
+        report.check("neighbours: no request is in progress upstream afterwards", rest is not None)
         rows = {"alone": alone, "attacker elsewhere": elsewhere, "attacker beside": beside}
         report.row("neighbours", **{name: f"{times(row)} ms" for name, row in rows.items()}, most=f"{beside['most']:.1f} ms", RSS_MiB=mib(gateway.rss()))
     finally:

@@ -47,13 +47,13 @@ secret = {{ env = "OPERATE_KEY" }}
 
 
 class Gateway:
-    """A gateway in a folder of its own. It can be started again, at the same address."""
+    """A gateway in a folder of its own. It can be started again at the same address."""
 
     def __init__(self, binary, folder, upstream, host="127.0.0.1", pipe=False, limit=None, secrets=None, **settings):
         self.binary, self.folder, self.upstream, self.limit = binary, Path(folder), upstream, limit
-        # Whether its log goes to a pipe, which is read until it is ready and then no more.
+        # Whether the log goes to a pipe. The pipe is read until the gateway is ready, and never again.
         self.pipe = pipe
-        # Of its environment, besides the one key.
+        # Variables of its environment, in addition to the one key.
         self.secrets = secrets or {}
         self.settings = {"first_byte_s": 3, "keep_alive_idle_s": 75, "drain_delay_s": 0, "max_idle_connections": 64, **settings}
         self.folder.mkdir(parents=True)
@@ -62,7 +62,7 @@ class Gateway:
 
     def configure(self, more=""):
         text = CONFIGURATION.format(listen="%s:%d" % self.address, folder=self.folder, upstream=self.upstream.port, **self.settings)
-        # Renamed, as editors do: half a file would be a broken one.
+        # The new file is renamed into place, as editors do: the gateway never sees half a file.
         (self.folder / "new.toml").write_text(text + more)
         (self.folder / "new.toml").rename(self.folder / "tidegate.toml")
 
@@ -70,7 +70,7 @@ class Gateway:
         self.configure()
         before = ["prlimit", f"--nofile={self.limit}"] if self.limit else []
         command = [*before, self.binary, "serve", "--config", self.folder / "tidegate.toml"]
-        # A session of its own, so that nothing that it leaves behind goes unseen.
+        # A session of its own, so that the test finds every process that is left behind.
         env = {"OPERATE_KEY": script.KEY, **self.secrets}
         with self.log.open("ab") as log:
             start = log.tell()
@@ -95,7 +95,7 @@ class Gateway:
         self.process.send_signal(number)
 
     async def stop(self):
-        """Ends it in order; gives the exit code, or what is wrong with the end."""
+        """Stops the gateway gracefully. Returns the exit code, or what is wrong with the end."""
         self.signal(signal.SIGTERM)
         try:
             code = await asyncio.to_thread(self.process.wait, 60)
@@ -116,14 +116,14 @@ class Gateway:
             self.process.stdout.close()
 
     def rss(self):
-        """KiB."""
+        """In KiB."""
         return int(re.search(r"VmRSS:\s+(\d+)", self._proc("status").read_text())[1])
 
     def files(self):
         return len(os.listdir(self._proc("fd")))
 
     def cpu(self):
-        """Seconds."""
+        """In seconds."""
         fields = self._proc("stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -131,7 +131,7 @@ class Gateway:
         return Path("/proc", str(self.process.pid), name)
 
     async def metric(self, name):
-        """The sum of those lines that begin so."""
+        """The sum of the metric lines that begin with `name`."""
         _, text = await client.get(self.admin, "/metrics")
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 
@@ -161,7 +161,7 @@ class Upstream(Helper):
         return json.loads((await client.get(("127.0.0.1", self.port), "/stats"))[1])
 
     async def at_rest(self):
-        """Whether there is nothing, but perhaps a request of the healthy client."""
+        """Whether no request is in progress, except perhaps one of the healthy client."""
         return (await self.stats())["under_way"] <= 1
 
 
@@ -170,7 +170,7 @@ class Healthy(Helper):
         super().__init__("healthy.py", *address)
 
     async def mark(self):
-        """What came since the last mark."""
+        """The figures since the last mark."""
         self.process.stdin.write("mark\n")
         self.process.stdin.flush()
         return json.loads(await asyncio.to_thread(self.process.stdout.readline))

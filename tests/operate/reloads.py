@@ -1,4 +1,4 @@
-"""Reloads that nobody notices: on SIGHUP and by a change of the file alone, every third one broken."""
+"""Reloads that no client notices: by SIGHUP and by a changed file alone. Every third configuration is broken."""
 
 import asyncio
 import signal
@@ -9,16 +9,16 @@ from processes import Gateway, Healthy
 from report import times
 
 RELOADS = 100
-# Every so many-th is by the file alone, which takes two looks of one second.
+# One of this many reloads happens by the changed file alone, which takes two looks at the file, a second apart.
 BY_FILE = 8
-# Connections with short requests one after the other, and as many with streams.
+# The number of connections with short requests one after the other, and of as many with streams.
 CONNECTIONS = 8
 BROKEN = ("[routing\n", "[routing]\nmax_atempts = 1\n", '[[models]]\nname = "other"\ntargets = [{ upstream = "nobody" }]\n')
 QUIET = 8
 
 
 async def load(address, kind, number, over):
-    """Asks until it is over; gives the requests made and what failed."""
+    """Sends requests until `over` is set. Returns the number of requests and the failures."""
     asking, count, faults = Client(address), 0, []
     while not over.is_set():
         count += 1
@@ -63,11 +63,11 @@ async def reloads(report, binary, folder, upstream):
 
 
 async def reload(gateway, turn):
-    """Makes one, and tells whether it was noticed."""
+    """Changes the file, and returns whether the gateway noticed it."""
     broken = turn % 3 == 0
     result = f'tidegate_config_reloads_total{{result="{"refused" if broken else "ok"}"}}'
     before = await gateway.metric(result)
-    # Something that is new each time, or there would be nothing to take.
+    # Each file has a new value, or the reload would change nothing.
     gateway.configure(BROKEN[turn // 3 % 3] if broken else f'[[models]]\nname = "turn-{turn}"\ntargets = [{{ upstream = "scripted" }}]\n')
     if turn % BY_FILE:
         gateway.signal(signal.SIGHUP)

@@ -1,7 +1,8 @@
-"""Three replicas with PostgreSQL, Redis and HAProxy: what they count together, and what happens when a part is away."""
+"""Three replicas with PostgreSQL, Redis and HAProxy: what they count together, and what happens in an outage."""
 
 import asyncio
 import json
+import math
 import re
 import signal
 import subprocess
@@ -16,9 +17,9 @@ from restart import NAMES, HAProxy
 
 RPM, ASKED = 100, 1000
 BUDGET, BUYERS = 10, 200
-# Places of a replica that was killed come back after this, and a little.
+# The concurrency slots of a killed replica are free after this many seconds, and a little more.
 TTL = 60
-# The load beside each of the bad minutes.
+# The load during each outage: connections and seconds.
 CLIENTS, SECONDS = 12, 6
 
 SHARED = """
@@ -57,7 +58,7 @@ class Replica(Gateway):
 
 
 class Stage:
-    """All of it."""
+    """All processes of this part."""
 
     def __init__(self, report, binary, folder, upstream):
         self.report, self.upstream = report, upstream
@@ -73,7 +74,7 @@ class Stage:
     async def start(self):
         self.postgres.start()
         self.redis.start()
-        # At once, on an empty database.
+        # All replicas start at once, on an empty database.
         await asyncio.gather(*(gateway.start() for gateway in self.gateways))
         self.haproxy = HAProxy(self.folder / "haproxy", self.gateways)
         await soon("HAProxy", 10, lambda: self.haproxy.is_up("third"))
@@ -90,7 +91,7 @@ class Stage:
         self.report.check(f"replicas: {what}", good, why)
 
     async def key(self, name, *settings):
-        """Makes one by the command line, and waits until all know it."""
+        """Creates a key with the command line, and waits until all replicas know it."""
         made = self.gateways[0].tidegate("keys", "create", "--name", name, *settings)
         key = re.search(r"tg-[a-z2-7]+", made)[0]
         began = time.monotonic()
@@ -103,7 +104,7 @@ class Stage:
         return key
 
     async def alone(self):
-        """Requests that were decided without Redis, by those that run: on a busy machine it may be slow for a moment."""
+        """The number of requests that running replicas decided without Redis: on a busy machine Redis may be slow for a moment."""
         running = [gateway for gateway in self.gateways if gateway.process.poll() is None]
         return int(sum([await gateway.metric("tidegate_limits_alone_total") for gateway in running]))
 
@@ -111,7 +112,7 @@ class Stage:
         return (await self.upstream.stats())["requests"] - self.before
 
     async def all_rows(self, what):
-        """Every request that reached the upstream has one row."""
+        """Checks that every request that reached the upstream has one row."""
         found = {}
 
         async def equal():
@@ -124,7 +125,7 @@ class Stage:
 
 
 async def ask(address, key):
-    """Status and milliseconds of one request on a connection of its own."""
+    """The status and the milliseconds of one request on a connection of its own."""
     began = time.monotonic()
     text = script.request("short", 1, 0, "connection: close\r\n").replace(script.KEY.encode(), key.encode())
     try:
@@ -175,17 +176,22 @@ async def limits(stage):
     answers = await at_once(stage, key, ASKED)
     took = time.monotonic() - began
     passed = counts(answers).get(200, 0)
-    # What came back meanwhile may pass as well.
+    # Requests that became free meanwhile may pass as well.
     most = RPM + 1 + int(RPM * took / 60)
-    stage.check(f"{RPM} rpm, {ASKED} at once over three: {counts(answers)} in {took:.1f} s, {most} may pass", RPM <= passed <= most and set(counts(answers)) == {200, 429})
+    stage.check(f"{RPM} rpm, {ASKED} requests at once over three replicas: {counts(answers)} in {took:.1f} s, {most} may pass", RPM <= passed <= most and set(counts(answers)) == {200, 429})
     stage.report.row("100 rpm, 1000 at once", passed=passed, refused=ASKED - passed, without_Redis=await stage.alone())
 
 
 async def budget(stage):
     key = await stage.key("buyer", "--budget", f"{BUDGET}CNY/total")
+    before = await stage.alone()
     answers = await at_once(stage, key, BUYERS)
-    passed = counts(answers).get(200, 0)
-    stage.check(f"a budget for {BUDGET}, {BUYERS} at once over three: {counts(answers)}", passed == BUDGET and set(counts(answers)) == {200, 429})
+    passed, alone = counts(answers).get(200, 0), await stage.alone() - before
+    # docs/replicas.md: Redis lets exactly the budget pass. A request that waits for Redis longer than 40 ms is decided without it: then each of
+    # the three spends its third at most, and the last request of each may exceed it.
+    most = BUDGET + min(alone, 3 * math.ceil(BUDGET / 3))
+    what = f"a budget for {BUDGET}, {BUYERS} at once over three: {counts(answers)}, {alone} decided without Redis, {most} may pass"
+    stage.check(what, BUDGET <= passed <= most and set(counts(answers)) == {200, 429})
 
     async def spent():
         lines = json.loads(await asyncio.to_thread(stage.gateways[1].tidegate, "usage", "--json"))
@@ -193,11 +199,11 @@ async def budget(stage):
         return found if found and found[0]["requests"] == passed else None
 
     await soon("the rows of the budget", 10, spent)
-    stage.report.row("budget for 10, 200 at once", passed=passed, refused=BUYERS - passed, rows=json.dumps(await spent()))
+    stage.report.row("budget for 10, 200 at once", passed=passed, refused=BUYERS - passed, without_Redis=alone, rows=json.dumps(await spent()))
 
 
 async def a_replica_dies(stage):
-    """It holds all places of a key."""
+    """A killed replica held all concurrency slots of a key."""
     key = await stage.key("few", "--max-in-flight", "3")
     first = stage.gateways[0]
     under_way = (await stage.upstream.stats())["under_way"]
@@ -220,7 +226,7 @@ async def a_replica_dies(stage):
     back = await soon("the places", TTL + 20, free)
     took = time.monotonic() - began
     alone = await stage.alone() - alone
-    stage.check(f"a replica with all 3 places is killed: refused with {refused}, a place is there again after {took:.0f} s, of at most {TTL}", refused == 429 and back is not None and took <= TTL + 5)
+    stage.check(f"a replica with all 3 slots is killed: refused with {refused}, a slot is free again after {took:.0f} s, of at most {TTL}", refused == 429 and back is not None and took <= TTL + 5)
     await first.start()
     await stage.all_rows("a replica was killed")
     stage.report.row("a replica is killed", places_are_back_after=f"{took:.0f} s", without_Redis=alone)
@@ -238,7 +244,7 @@ async def hold(address, key):
 
 
 class Beside:
-    """A load while something is away."""
+    """A load during an outage."""
 
     def __init__(self, stage, address):
         self.stage, self.address, self.times, self.faults, self.over = stage, address, [], [], False
@@ -257,7 +263,7 @@ class Beside:
         asking.close()
 
     def so_far(self):
-        """p50, p99 and the longest, since the last call."""
+        """p50, p99 and the longest time since the last call."""
         times, self.times = sorted(self.times), []
         return tuple(times[min(len(times) - 1, int(len(times) * part))] for part in (0.5, 0.99, 1)) if times else (0, 0, 0)
 
@@ -289,17 +295,18 @@ async def without_postgres(stage):
         await load.end()
         stage.check(f"PostgreSQL {name}: no request fails", not load.faults, "; ".join(load.faults[:3]))
         stage.check(f"PostgreSQL {name}: p99 {before[1]:.1f} ms before, {meanwhile[1]:.1f} meanwhile, at most 50 more", meanwhile[1] <= before[1] + 50)
-        stage.check(f"PostgreSQL {name}: readiness tells of it and stays", ready[0] == 200 and "database" in ready[1], ready)
+        stage.check(f"PostgreSQL {name}: readiness reports the fault and stays 200", ready[0] == 200 and "database" in ready[1], ready)
         stage.report.row(f"PostgreSQL {name}", p50_p99_most_before=figures(before), meanwhile=figures(meanwhile))
         await stage.all_rows(f"PostgreSQL {name}")
 
 
-# The extra time that a request may wait, at p99. Everything else runs on these cores too: the best of so many rounds counts.
+# The extra milliseconds that a request may wait, at p99. Other processes use the same cores, so that the best of this many
+# rounds counts.
 EXTRA, ROUNDS = 50, 3
 
 
 async def without_redis(stage):
-    # Its limit is never reached, but every request has to ask for it.
+    # The limit is never reached, but every request has to be checked in Redis.
     key = await stage.key("counted", "--rpm", "1000000")
     redis = stage.redis
     for name, away, back in (("paused", redis.pause, redis.go_on), ("stopped", redis.stop, redis.start)):
@@ -314,7 +321,7 @@ async def without_redis(stage):
 
 
 async def away_and_back(stage, key, name, away, back):
-    """p50, p99 and the longest in milliseconds: before, meanwhile, after."""
+    """p50, p99 and the longest time in milliseconds: before, during and after the outage."""
     times = {}
     for moment in ("before", "meanwhile", "after"):
         if moment == "meanwhile":
@@ -327,7 +334,7 @@ async def away_and_back(stage, key, name, away, back):
         stage.check(f"Redis {name}, {moment}: {counts(answers)}", set(counts(answers)) == {200})
         if moment == "meanwhile":
             status, text = await client.get(stage.gateways[1].admin, "/readyz")
-            stage.check(f"Redis {name}: readiness tells of it and stays", status == 200 and json.loads(text)["limits"]["redis_fails"], text)
+            stage.check(f"Redis {name}: readiness reports the fault and stays 200", status == 200 and json.loads(text)["limits"]["redis_fails"], text)
             back()
 
             async def shared():

@@ -1,4 +1,4 @@
-"""What was checked, and the table of figures."""
+"""The checks, and the table of figures."""
 
 
 class Report:
@@ -12,7 +12,7 @@ class Report:
             self.failed.append(what)
 
     def row(self, part, **figures):
-        """One line of the table."""
+        """Adds one line of the table."""
         self.rows.append((part, "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())))
 
     def end(self):
@@ -25,7 +25,7 @@ class Report:
 
 
 def times(healthy):
-    """p50/p99 of a healthy client in milliseconds."""
+    """p50 and p99 of a healthy client in milliseconds."""
     return f"{healthy['p50']:.1f}/{healthy['p99']:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Restarts that nobody notices: three gateways behind HAProxy, and one alone."""
+"""Restarts that no client notices: three gateways behind HAProxy, and one gateway alone."""
 
 import asyncio
 import os
@@ -13,13 +13,13 @@ from client import Client, soon
 from processes import HERE, Gateway
 
 REQUESTS = 10_000
-# Of which so many are streams, of 1 to 3 s.
+# This many of the requests are streams, of 1 to 3 s.
 STREAMS = 600
-# All begin within this time, evenly.
+# All requests begin within this many seconds, evenly.
 SECONDS = 32
 RESTARTS = 4
 NAMES = {"first": "127.0.0.2", "second": "127.0.0.3", "third": "127.0.0.4"}
-# HAProxy notices within 1 s and what a check takes.
+# HAProxy notices a failed readiness within 1 s and the duration of a check.
 DRAIN_DELAY = 2
 
 
@@ -38,7 +38,7 @@ class HAProxy:
             self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()])
 
     def _configuration(self, folder):
-        """What only a test wants of it: its state, without waiting for its log."""
+        """The settings for the test alone: HAProxy's state, available without its log."""
         more = folder / "more.cfg"
         more.write_text(f"global\n    stats socket {self.socket} level operator\n")
         return more
@@ -55,7 +55,7 @@ class HAProxy:
         return any(line.startswith(f"gateways,{server},") and line.split(",")[status] == "UP" for line in lines)
 
     def odd(self):
-        """Log lines of requests that did not end in order."""
+        """Log lines of requests that did not end normally."""
         return [line for line in self.log.read_text().splitlines() if " ---- " not in line]
 
     def close(self):
@@ -71,7 +71,7 @@ class Load:
         self.done, self.faults, self.slowest = 0, [], 0.0
 
     async def run(self):
-        # kind, kept, connections, requests: a quarter comes on new connections.
+        # Kind, kept, connections, requests: a quarter of the requests use new connections.
         shorts = REQUESTS - STREAMS
         streams = [self._ask("stream", kept, STREAMS // 60, number) for kept in (True, False) for number in range(30)]
         kept = [self._ask("short", True, shorts * 3 // 4 // 30, number) for number in range(30)]
@@ -81,7 +81,7 @@ class Load:
     async def _ask(self, kind, kept, count, number):
         chance = random.Random(f"{kind} {number} {kept}")
         asking = Client(self.address, kept)
-        # Some at every moment, none at the same.
+        # The starts are spread evenly, and no two are at the same time.
         await asyncio.sleep(chance.random() * SECONDS / count)
         for turn in range(count):
             await asyncio.sleep(self.began + SECONDS * turn / count - time.monotonic())
@@ -94,7 +94,7 @@ class Load:
 
 
 async def rolling(report, binary, folder, upstream):
-    # Addresses of their own: on 127.0.0.1 a connection that somebody makes could take the port while nobody listens there.
+    # An address for each gateway: on 127.0.0.1, another connection could take the port while the gateway restarts.
     gateways = [
         Gateway(binary, folder / name, upstream, host, drain_delay_s=DRAIN_DELAY) for name, host in NAMES.items()
     ]
@@ -131,7 +131,7 @@ async def rolling(report, binary, folder, upstream):
 
 
 async def alone(report, binary, folder, upstream):
-    """SIGTERM with 50 open streams and nobody in front."""
+    """SIGTERM for a gateway with 50 open streams and no proxy in front."""
     gateway = Gateway(binary, folder / "alone", upstream, drain_delay_s=3)
     try:
         await gateway.start()

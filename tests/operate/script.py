@@ -1,4 +1,4 @@
-"""What is asked and what is answered: the upstream speaks by it, the clients compare with it byte by byte."""
+"""The requests and their answers: the upstream answers by this script, and the clients compare the bytes with it."""
 
 import json
 
@@ -20,7 +20,7 @@ def short(number):
 
 
 def events(number):
-    """A stream: so many pieces, the last of which ends it."""
+    """The pieces of a stream. The last piece ends it."""
     for event in range(EVENTS - 1):
         yield b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"%d of %d "}\n\n' % (event, number)
     yield b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"resp_%d"}}\n\n' % number

@@ -1,6 +1,6 @@
-"""The scripted upstream, a process of its own: prints its port, then answers as `script` says until its input ends.
+"""The scripted upstream, a process of its own: prints its port, then answers by `script` until its input ends.
 
-GET /stats tells how many requests came and how many are under way.
+GET /stats returns the number of requests so far, and the number in progress.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ import script
 
 JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-# Deltas as providers send them, four a chunk.
+# Deltas as providers send them, four in a chunk.
 DELTA = b'data: {"type":"response.output_text.delta","delta":"%s"}\n\n' % (b"x" * 200)
-# Of what is sent and not read. More would only be memory of the kernel, which is not what is measured.
+# The bytes that are sent and not read. A larger buffer would only use memory of the kernel, which the test does not measure.
 SEND_BUFFER = 256 * 1024
 
-# Refusals, by what the request asks for.
+# Errors, by the kind of the request.
 ERRORS = {
     "missing": ("503 Service Unavailable", b'{"error":{"message":"No available channel for this model","type":"new_api_error","param":"","code":"model_not_found"}}'),
     "forbidden": ("403 Forbidden", b'{"code":"permission-denied","error":"Content violates usage guidelines."}'),
@@ -60,7 +60,7 @@ async def answer(reader, writer, body):
             writer.write(flood)
             await writer.drain()
     elif kind == "endless":
-        # Nothing comes from this client any more but its end, in order or not.
+        # From here on, the client sends nothing more except the end of the connection.
         end = asyncio.ensure_future(reader.read(1))
         end.add_done_callback(lambda end: end.cancelled() or end.exception())
         while not end.done():
@@ -95,12 +95,12 @@ async def serve(reader, writer):
 async def main():
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    # asyncio sets this by itself only on sockets that name TCP as their protocol: Nagle's algorithm would hold events for 40 ms.
+    # asyncio sets this only on sockets that name TCP as their protocol: Nagle's algorithm would delay events by 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     await asyncio.start_server(serve, sock=listener, backlog=4096)
     print(listener.getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    # What is under way is nobody's any more.
+    # No client waits for requests in progress any more.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-//! Which file imports which, and the circles among them.
+//! The imports between files, and the cycles among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use crate::source::{Token, split, tokens, without_text};
 /// The names from the root of the crate to an item or a module.
 type Path = Vec<String>;
 
-/// One file, as the module that it is.
+/// One file as a module.
 struct Module {
     file: String,
-    /// What each imported name stands for, written from the root of the crate or as it stands in the file.
+    /// The path behind each imported name, from the root of the crate or as the file writes it.
     names: BTreeMap<String, Path>,
-    /// Every path that the code names, and every name that it imports for itself.
+    /// Every path in the code, and every name that the file imports for its own use.
     paths: Vec<Path>,
 }
 
@@ -22,7 +22,7 @@ pub(crate) struct Crate {
 }
 
 impl Crate {
-    /// Reads files, by their paths below `src`. Files of tests are left out.
+    /// Reads files by their paths below `src`, without test files.
     pub(crate) fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut modules = BTreeMap::new();
         for (file, text) in files {
@@ -35,7 +35,8 @@ impl Crate {
         Self { modules }
     }
 
-    /// The files that each file imports from. A parent that declares a child, or passes on what is the child's, imports nothing.
+    /// The files that each file imports from. A parent's `mod` declarations and re-exports of its children do not
+    /// count.
     pub(crate) fn imports(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut imports = BTreeMap::new();
         for (own, module) in &self.modules {
@@ -46,8 +47,8 @@ impl Crate {
         imports
     }
 
-    /// The file in which the thing is that `path` names inside of `own`. None for modules, which hold nothing by themselves, and for
-    /// other crates.
+    /// The file that defines the item which `path` names inside of `own`. None for modules, which define nothing by
+    /// themselves, and for other crates.
     fn resolve(&self, own: &Path, path: &[String], depth: usize) -> Option<&Module> {
         let depth = depth.checked_sub(1)?;
         let (first, mut rest) = path.split_first()?;
@@ -60,7 +61,7 @@ impl Crate {
                 if !self.modules.contains_key(&child) {
                     let stands_for = self.modules.get(own)?.names.get(name)?;
                     let whole: Path = stands_for.iter().chain(rest).cloned().collect();
-                    // A name that stands for itself is another crate's.
+                    // A name that resolves to itself belongs to another crate.
                     return (whole.as_slice() != path).then(|| self.resolve(own, &whole, depth)).flatten();
                 }
                 child
@@ -83,7 +84,7 @@ impl Crate {
         None
     }
 
-    /// Sets of files that all import each other, directly or by others.
+    /// Sets of files that all import each other, directly or through others.
     pub(crate) fn circles(&self) -> Vec<Vec<String>> {
         let imports = self.imports();
         let reach: BTreeMap<&str, BTreeSet<&str>> =
@@ -112,12 +113,12 @@ fn reached<'a>(imports: &BTreeMap<&'a str, BTreeSet<&'a str>>, from: &str) -> BT
     reached
 }
 
-/// Whether a file holds nothing but tests.
+/// Whether a file has only tests.
 pub(crate) fn is_of_tests(file: &str) -> bool {
     file.split('/').any(|part| part == "tests" || part == "tests.rs")
 }
 
-/// The modules of the first level that a file names: by `crate::`, also in its tests, or by `super::`.
+/// The top-level modules that a file names, by `crate::` (also in its tests) or by `super::`.
 pub(crate) fn named_modules(file: &str, text: &str) -> BTreeSet<String> {
     let (own, mut found) = (path_of(file), BTreeSet::new());
     for (tokens, above) in [(split(&without_text(text)), vec!["crate"]), (tokens(text), vec!["super"; own.len()])] {
@@ -139,14 +140,14 @@ fn joined(module: &Path, name: &str) -> Path {
     module.iter().cloned().chain([name.to_owned()]).collect()
 }
 
-/// The module that a file is.
+/// The module path of a file.
 fn path_of(file: &str) -> Path {
     let path = file.trim_end_matches(".rs");
     let path = path.strip_suffix("/mod").unwrap_or(path);
     if path == "lib" { Path::new() } else { path.split('/').map(str::to_owned).collect() }
 }
 
-/// What the imports of a file name, and the paths in its code.
+/// The imported names of a file with their paths, and the paths in its code.
 fn read(tokens: &[Token]) -> (BTreeMap<String, Path>, Vec<Path>) {
     let (mut names, mut paths) = (BTreeMap::new(), Vec::new());
     let (mut passed_on, mut words) = (Vec::new(), BTreeSet::new());
@@ -158,7 +159,7 @@ fn read(tokens: &[Token]) -> (BTreeMap<String, Path>, Vec<Path>) {
             let mut found = Vec::new();
             index = tree(tokens, index + 1, &mut Path::new(), &mut found);
             for (name, path) in found {
-                // `pub` and `pub(super)` pass a name on to others.
+                // `pub` and `pub(super)` re-export a name.
                 if before == "pub" || before == ")" {
                     passed_on.push((name.clone(), path.clone()));
                 } else {
@@ -184,12 +185,12 @@ fn read(tokens: &[Token]) -> (BTreeMap<String, Path>, Vec<Path>) {
             paths.push(path);
         }
     }
-    // What a module passes on and uses itself is an import like any other.
+    // A re-exported name that the module itself uses is an import like any other.
     paths.extend(passed_on.into_iter().filter(|(name, _)| words.contains(name.as_str())).map(|(_, path)| path));
     (names, paths)
 }
 
-/// Reads the tree of an import: the names that it brings, and what they stand for. Returns where it ends.
+/// Reads the tree of a `use` declaration: the names that it brings, and their paths. Returns the index behind it.
 fn tree(tokens: &[Token], from: usize, path: &mut Path, found: &mut Vec<(String, Path)>) -> usize {
     let (mut index, length) = (from, path.len());
     let mut whole = false;
@@ -233,20 +234,20 @@ fn circles_of(files: &[(&str, &str)]) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn a_planted_circle_is_found_however_it_is_written() {
+fn a_planted_cycle_is_found_in_every_form() {
     let none: [Vec<String>; 0] = [];
     let both = [vec!["a/b.rs".to_owned(), "a/c.rs".to_owned()]];
     let parent = ("a/mod.rs", "mod b;\nmod c;\npub use self::b::B;\npub(super) use c::C;");
     for (b, c) in [
         ("use crate::a::c::C;", "use super::b::B;"),
         ("use super::{c::{self, D}, d};", "fn f() { super::b::g() }"),
-        // By what the parent passes on.
+        // Through a re-export of the parent.
         ("use super::C;", "use crate::{a::B, x};"),
         ("use super::c;\nfn f() -> c::C {}", "use super::super::a::b::*;"),
     ] {
         assert_eq!(circles_of(&[parent, ("a/b.rs", b), ("a/c.rs", c)]), both, "{b} {c}");
     }
-    // One direction, a module that is only named, and tests make none.
+    // One direction, a module that is only named, and tests make no cycle.
     for (b, c) in [
         ("use super::c::C;", ""),
         ("use super::c;", "use super::b::B;"),
@@ -254,13 +255,13 @@ fn a_planted_circle_is_found_however_it_is_written() {
     ] {
         assert_eq!(circles_of(&[parent, ("a/b.rs", b), ("a/c.rs", c)]), none, "{b} {c}");
     }
-    // A child that uses what its parent defines, while the parent uses the child.
+    // A child that uses an item of its parent, while the parent uses the child.
     let child = ("a/b.rs", "use super::A;");
     let circle = [vec!["a.rs".to_owned(), "a/b.rs".to_owned()]];
     assert_eq!(circles_of(&[("a.rs", "mod b;\npub use b::B;\npub struct A;"), child]), none);
     assert_eq!(circles_of(&[("a.rs", "mod b;\npub use b::B;\npub struct A(B);"), child]), circle);
     assert_eq!(circles_of(&[("a.rs", "mod b;\npub struct A(b::B);"), child]), circle);
-    // Three files, and two circles that do not touch.
+    // Three files, and two separate cycles.
     let three = [("x.rs", "use crate::y::Y;"), ("y.rs", "use crate::z::Z;"), ("z.rs", "use crate::x::X;")];
     let two = [("p.rs", "use crate::q::Q;"), ("q.rs", "use crate::p::P;")];
     let sizes = circles_of(&[&three[..], &two[..]].concat()).iter().map(Vec::len).collect::<Vec<_>>();
@@ -268,7 +269,7 @@ fn a_planted_circle_is_found_however_it_is_written() {
 }
 
 #[test]
-fn names_of_modules_are_seen_in_every_form() {
+fn names_of_modules_are_found_in_every_form() {
     let text = "use crate::{\n  auth::{self, Keys},\n  config,\n  domain::id::RequestId,\n};\nlet x = crate::proxy::y();\nuse super::api;";
     assert_eq!(named_modules("app.rs", text), ["api", "auth", "config", "domain", "proxy"].map(str::to_owned).into());
     assert_eq!(named_modules("app/reload.rs", "use super::super::api::Health;"), ["api".to_owned()].into());

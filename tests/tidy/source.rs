@@ -1,6 +1,6 @@
-//! What of a source file counts as its code: no comments, no text in quotes, no tests.
+//! The code of a source file: without comments, quoted text and tests.
 
-/// The tokens that imports are made of. Whatever else stands in a file is skipped or a token of one character.
+/// The tokens of imports. Everything else in a file is skipped, or becomes a token of one character.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token(pub(crate) String);
 
@@ -10,12 +10,12 @@ impl Token {
     }
 }
 
-/// The tokens of a file without its comments, quoted text and tests.
+/// The tokens of a file, without its comments, quoted text and tests.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
     without_tests(split(&without_text(text)))
 }
 
-/// Blanks comments, strings and characters out.
+/// Replaces comments, strings and characters by blanks.
 pub(crate) fn without_text(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let at = |index: usize| chars.get(index).copied().unwrap_or('\0');
@@ -59,7 +59,7 @@ fn until(chars: &[char], from: usize, ends: impl Fn(usize) -> bool) -> usize {
 
 fn is_part_of_name(chars: &[char], index: usize) -> bool {
     let before = index.checked_sub(1).and_then(|before| chars.get(before));
-    // `br"…"` is a string too.
+    // `br"…"` is a string, too.
     before.is_some_and(|c| (c.is_alphanumeric() || *c == '_') && *c != 'b')
 }
 
@@ -80,7 +80,7 @@ pub(crate) fn split(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// Takes every item out that only tests are built with.
+/// Removes every item that is built for tests only.
 fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let mark = ["#", "[", "cfg", "(", "test", ")", "]"];
     let (mut kept, mut index) = (Vec::new(), 0);
@@ -96,7 +96,7 @@ fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     kept
 }
 
-/// An item ends with the first semicolon or closing brace that is in no bracket of it.
+/// An item ends with the first semicolon or closing brace outside of its own brackets.
 fn end_of_item(tokens: &[Token], from: usize) -> usize {
     let mut depth = 0_usize;
     for (index, token) in tokens.iter().enumerate().skip(from) {
@@ -117,7 +117,7 @@ fn end_of_item(tokens: &[Token], from: usize) -> usize {
 }
 
 #[test]
-fn only_code_counts() {
+fn comments_strings_and_tests_are_not_code() {
     let text = r##"
 //! crate::doc
 use crate::a; /* crate::b */ let s = "crate::c\"crate::d"; let r = r#"crate::e " "#; let c = '"'; let l: &'a str = 'x';

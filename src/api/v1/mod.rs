@@ -13,12 +13,12 @@ use axum::{
     response::Response,
 };
 
-use super::{Data, extract::ArrivedRequest};
+use super::{DataPlane, extract::ArrivedRequest};
 use crate::proxy::{RequestArrival, error::ApiError};
 
 /// Answers a request for an unknown URL.
 pub(super) async fn unknown_url(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
@@ -29,7 +29,7 @@ pub(super) async fn unknown_url(
 
 /// Answers a request whose path exists, but not with this method: 405.
 fn other_method(
-    data: &Data,
+    data: &DataPlane,
     arrival: &RequestArrival,
     request: &Request,
     allow: impl Into<Cow<'static, str>>,
@@ -40,6 +40,6 @@ fn other_method(
 }
 
 /// The response for an error that Tidegate itself answers.
-fn refuse(data: &Data, arrival: &RequestArrival, error: ApiError) -> Response {
+fn refuse(data: &DataPlane, arrival: &RequestArrival, error: ApiError) -> Response {
     data.proxy.refuse(arrival, error).map(Body::new)
 }

@@ -13,19 +13,19 @@ use serde::Serialize;
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::ArrivedRequest},
+    api::{DataPlane, extract::ArrivedRequest},
     auth::Caller,
-    proxy::{Tables, error::ApiError, forward::caller},
+    proxy::{Tables, authenticate, error::ApiError},
 };
 
 /// `GET /v1/models`.
 pub(in crate::api) async fn list(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     headers: HeaderMap,
 ) -> Response {
     let tables = data.proxy.tables();
-    match caller(&tables, &headers, &arrival) {
+    match authenticate(&tables, &headers, &arrival) {
         Ok(caller) => {
             let models = tables.routes.listed().iter().filter(|model| may_use(&tables, &caller, model));
             let mut models: Vec<Model<'_>> = models.map(|model| Model::new(model)).collect();
@@ -42,14 +42,14 @@ pub(in crate::api) async fn list(
 
 /// `GET /v1/models/{id}`. The id may contain `/` and `:`, and is percent-decoded once.
 pub(in crate::api) async fn one(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     uri: Uri,
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let tables = data.proxy.tables();
-    let caller = match caller(&tables, &headers, &arrival) {
+    let caller = match authenticate(&tables, &headers, &arrival) {
         Ok(caller) => caller,
         Err(error) => return refuse(&data, &arrival, error),
     };
@@ -64,7 +64,7 @@ pub(in crate::api) async fn one(
 
 /// Answers all methods other than GET with 405.
 pub(in crate::api) async fn other_method(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {

@@ -10,19 +10,23 @@ use axum::{
 
 use super::other_method;
 use crate::{
-    api::{Data, extract::ArrivedRequest},
+    api::{DataPlane, extract::ArrivedRequest},
     domain::endpoint::Endpoint,
     proxy::forward::forward,
 };
 
 /// The route of one path: each of `endpoints` by its method, and 405 for all other methods. HEAD gets 405 too: Tidegate would
 /// fetch an answer only to drop it.
-pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodRouter<Arc<Data>> {
-    let fallback = move |State(data): State<Arc<Data>>, ArrivedRequest(arrival): ArrivedRequest, request: Request| async move {
+pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodRouter<Arc<DataPlane>> {
+    let fallback = move |State(data): State<Arc<DataPlane>>,
+                         ArrivedRequest(arrival): ArrivedRequest,
+                         request: Request| async move {
         other_method(&data, &arrival, &request, allowed(&endpoints))
     };
     endpoints.into_iter().fold(MethodRouter::new().fallback(fallback), |router, endpoint| {
-        let call = move |State(data): State<Arc<Data>>, ArrivedRequest(arrival): ArrivedRequest, request: Request| async move {
+        let call = move |State(data): State<Arc<DataPlane>>,
+                         ArrivedRequest(arrival): ArrivedRequest,
+                         request: Request| async move {
             if request.method() == endpoint.method() {
                 forward(&data.proxy, arrival, endpoint, request).await.map(Body::new)
             } else {

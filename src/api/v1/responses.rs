@@ -10,14 +10,14 @@ use axum::{
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::ArrivedRequest},
+    api::{DataPlane, extract::ArrivedRequest},
     proxy::error::ApiError,
 };
 
 /// Answers all methods other than POST with 405. A WebSocket upgrade gets 426: only with this status Codex falls back to HTTP at
 /// once.
 pub(in crate::api) async fn other_method(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {

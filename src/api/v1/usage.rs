@@ -11,14 +11,14 @@ use axum::{
 
 use super::{other_method as refuse_method, refuse};
 use crate::{
-    api::{Data, extract::ArrivedRequest},
+    api::{DataPlane, extract::ArrivedRequest},
     auth::Caller,
-    proxy::{Tables, error::ApiError, forward::caller, statement},
+    proxy::{Tables, authenticate, error::ApiError, statement},
 };
 
 /// `GET /v1/usage`: requests, tokens, costs and budgets of the key.
 pub(in crate::api) async fn usage(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
@@ -27,7 +27,7 @@ pub(in crate::api) async fn usage(
 
 /// `GET /dashboard/billing/usage`: the spend of the key, in hundredths of the currency.
 pub(in crate::api) async fn billing_usage(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
@@ -36,7 +36,7 @@ pub(in crate::api) async fn billing_usage(
 
 /// `GET /dashboard/billing/subscription`: the upper bound of the key's spend.
 pub(in crate::api) async fn subscription(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
@@ -48,7 +48,7 @@ pub(in crate::api) async fn subscription(
 
 /// Answers all methods other than GET with 405.
 pub(in crate::api) async fn other_method(
-    State(data): State<Arc<Data>>,
+    State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
     request: Request,
 ) -> Response {
@@ -56,13 +56,13 @@ pub(in crate::api) async fn other_method(
 }
 
 async fn answer(
-    data: &Data,
+    data: &DataPlane,
     arrival: crate::proxy::RequestArrival,
     request: Request,
     statement: impl AsyncFnOnce(&crate::proxy::Proxy, &Tables, &Caller, &str) -> Result<String, ApiError>,
 ) -> Response {
     let tables = data.proxy.tables();
-    match caller(&tables, request.headers(), &arrival) {
+    match authenticate(&tables, request.headers(), &arrival) {
         Ok(caller) => {
             let query = request.uri().query().unwrap_or_default();
             let body = statement(&data.proxy, &tables, &caller, query).await;

@@ -1,4 +1,4 @@
-//! Posts alerts to the receiver, one after the other, and tries again where that fails.
+//! Posts alerts to the receiver, one after the other. A failed delivery is tried again for up to an hour.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -24,60 +24,58 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::kept::Kept;
+use super::undelivered::UndeliveredAlerts;
 use crate::{
+    concurrent::alert_queue::AlertDeliveryStatus,
     config::{self, Config},
-    domain::{
-        alert::{AlertDeliveryStatus, Raised},
-        clock::Clock,
-    },
+    domain::{alert::Raised, clock::Clock},
     upstream::send,
 };
 
-/// A receiver that takes longer is not waited for.
-const WITHIN: Duration = Duration::from_secs(10);
-/// The pause after the first try that failed; each further one is twice as long,
+/// The longest wait for the receiver's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after the first failed try. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// up to this.
+/// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// An alert that is older is dropped: the next one says more.
+/// An alert that could not be delivered for this long is dropped. A newer alert tells the operator more.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Delivers what is raised until all who raise are gone.
+/// Delivers the raised alerts in their order. Returns when all senders of the queue are gone.
 pub(super) async fn run(
     mut queue: mpsc::Receiver<Raised>,
     config: watch::Receiver<Arc<Config>>,
     clock: Clock,
-    condition: Arc<AlertDeliveryStatus>,
-    kept: &Kept,
+    status: Arc<AlertDeliveryStatus>,
+    undelivered: &UndeliveredAlerts,
 ) {
     while let Some(raised) = queue.recv().await {
-        let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
         let alert = &raised.alert;
         tracing::warn!(event = alert.event.name(), subject = alert.subject, "{}", alert.text);
         loop {
-            // The receiver that holds now: a reload may have named another one.
+            // Read before each try: a reload may have changed the receiver.
             let receiver = config.borrow().alerts.clone();
             let Some(receiver) = receiver else { break };
-            match timeout(WITHIN, post(&receiver, &raised, clock))
+            match timeout(ANSWER_TIMEOUT, post(&receiver, &raised, clock))
                 .await
                 .unwrap_or_else(|_| Err("no answer in time".into()))
             {
                 Ok(()) => {
-                    condition.sent.fetch_add(1, Ordering::Relaxed);
+                    status.sent.fetch_add(1, Ordering::Relaxed);
                     break;
                 }
-                Err(error) if began.elapsed() + pause < GIVE_UP_AFTER => {
-                    condition.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!(%error, event = alert.event.name(), "an alert was not delivered: Tidegate tries again");
+                Err(error) if started.elapsed() + pause < GIVE_UP_AFTER => {
+                    status.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%error, event = alert.event.name(), "an alert was not delivered; Tidegate tries again");
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(error) => {
-                    condition.failed.fetch_add(1, Ordering::Relaxed);
-                    condition.dropped.fetch_add(1, Ordering::Relaxed);
+                    status.failed.fetch_add(1, Ordering::Relaxed);
+                    status.dropped.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(
                         %error,
                         event = alert.event.name(),
@@ -88,17 +86,17 @@ pub(super) async fn run(
                 }
             }
         }
-        kept.remove(&raised.id);
+        undelivered.remove(&raised.id);
     }
 }
 
 async fn post(receiver: &config::AlertSettings, raised: &Raised, clock: Clock) -> Result<(), BoxError> {
     let Raised { id, time_ms, alert } = raised;
-    let written = i64::try_from(*time_ms).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
+    let time = i64::try_from(*time_ms).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     let body = json!({
         "id": id,
         "event": alert.event.name(),
-        "time": written.map(|time| time.to_string()),
+        "time": time.map(|time| time.to_string()),
         "subject": alert.subject,
         "text": alert.text,
         "version": env!("CARGO_PKG_VERSION"),
@@ -114,14 +112,15 @@ async fn post(receiver: &config::AlertSettings, raised: &Raised, clock: Clock) -
         request = request.header("x-tidegate-signature", signature(secret.expose_secret().as_bytes(), now, &body)?);
     }
     let request = request.body(Full::new(Bytes::from(body)))?;
-    // Made for each: alerts are rare, and the system's roots may have changed.
+    // A new client for each alert: alerts are rare, and the system's root certificates may have changed.
     let https = HttpsConnectorBuilder::new().with_tls_config(send::tls(None)?).https_or_http().enable_http1().build();
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
     let status = client.request(request).await?.status();
     if status.is_success() { Ok(()) } else { Err(format!("the receiver answered {status}").into()) }
 }
 
-/// `sha256=` and the HMAC-SHA256 of the time, a point and the body, in hex. The time is in it so that nobody can send an old one again.
+/// `sha256=` and the HMAC-SHA256, in hex, of the time, a dot and the body. The time is signed too, so that nobody can
+/// replay an old alert.
 fn signature(secret: &[u8], seconds: u64, body: &str) -> Result<String, BoxError> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret)?;
     mac.update(format!("{seconds}.").as_bytes());
@@ -134,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_signature_is_what_other_programs_compute() {
+    fn the_signature_equals_the_hmac_of_openssl() {
         // printf '1700000000.{}' | openssl dgst -sha256 -hmac secret
         let expected = "sha256=b8569b78799ff9e3cbff0fc2d63a33a2b57f3282abd07c37ae5e8e7d79a5f163";
         assert_eq!(signature(b"secret", 1_700_000_000, "{}").unwrap(), expected);

@@ -1,8 +1,9 @@
-//! Tells an operator of what happened, by webhook: `watch` looks once a second at what is counted anyway, so that no request pays for
-//! it; `deliver` posts what `watch` finds.
+//! Alerts for the operator, sent by webhook. `watch` compares the existing metrics and health states once a second, so
+//! alerting costs a request nothing. `deliver` posts the alerts that `watch` finds.
 
 mod deliver;
-mod kept;
+mod times;
+mod undelivered;
 mod watch;
 
 use std::{
@@ -10,7 +11,6 @@ use std::{
     io,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use tokio::{
@@ -20,48 +20,49 @@ use tokio::{
 };
 
 use self::{
-    kept::Kept,
+    undelivered::UndeliveredAlerts,
     watch::{AlertInputs, CredentialView, UpstreamView, Watcher},
 };
 use super::data_dir::DataDir;
 use crate::{
-    api::Data,
+    api::DataPlane,
     budgets::Spending,
+    concurrent::alert_queue::Alerts,
     config::Config,
     domain::{
-        alert::{Alert, Alerts, Raised},
+        alert::{Alert, Raised},
         clock::Clock,
+        health_state::{EjectionCause, HealthState},
         spending::Crossed,
-        standing::{EjectionCause, HealthState},
     },
     metrics::Metrics,
 };
 
-/// An event is noticed about this much later.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub use times::AlertTimes;
 
-/// Alerts that wait for a receiver which does not answer. Events are rare: more of them say nothing new.
+/// The most alerts that wait while the receiver does not answer. Events are rare: more alerts would say nothing new.
 const QUEUE: usize = 256;
 
-/// What is looked at.
-pub(super) struct Sources {
-    /// The gateway as one worker sees it: how upstreams stand is the same for all.
-    pub(super) data: Arc<Data>,
+/// The state that the alerts are computed from.
+pub(super) struct AlertSources {
+    /// The gateway as one worker sees it. All workers share the health states, so one worker's view is enough.
+    pub(super) data: Arc<DataPlane>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) spending: Arc<Spending>,
     pub(super) config: latest::Receiver<Arc<Config>>,
     pub(super) clock: Clock,
+    pub(super) times: AlertTimes,
 }
 
-/// The thread that looks and delivers. It ends with this.
+/// The thread that watches for events and delivers alerts. Dropping this value ends the thread.
 #[derive(Debug)]
-pub(super) struct Alerting {
+pub(super) struct AlertThread {
     end: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Alerting {
-    /// Ends it, once what happened is kept for the next start.
+impl AlertThread {
+    /// Ends the thread and waits until it has saved the undelivered alerts for the next start.
     pub(super) fn end(self) {
         drop(self.end);
         // A thread that panicked has ended too.
@@ -69,59 +70,60 @@ impl Alerting {
     }
 }
 
-/// Starts a thread that looks and delivers. What happens once and was not delivered is kept in `data_dir`.
-pub(super) fn start(sources: Sources, data_dir: &DataDir) -> io::Result<Alerting> {
+/// Starts the thread that watches for events and delivers alerts. Undelivered alerts of one-time events are kept in
+/// `data_dir`.
+pub(super) fn start(sources: AlertSources, data_dir: &DataDir) -> io::Result<AlertThread> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = oneshot::channel::<()>();
-    let condition = Arc::clone(&sources.metrics.alerts);
-    let (alerts, queue) = Alerts::new(QUEUE, Arc::clone(&condition));
-    let file = data_dir.file(kept::FILE);
+    let status = Arc::clone(&sources.metrics.alerts);
+    let (alerts, queue) = Alerts::new(QUEUE, Arc::clone(&status));
+    let file = data_dir.file(undelivered::FILE);
     let crossings = sources.spending.subscribe();
     let run = move || {
-        let (kept, clock, config) = (Kept::open(file), sources.clock, sources.config.clone());
-        let desk = Desk { alerts, kept: &kept, clock, number: Cell::new(0), crossings };
-        desk.raise_kept();
-        let delivering = deliver::run(queue, config.clone(), clock, condition, &kept);
+        let (undelivered, clock, config) = (UndeliveredAlerts::open(file), sources.clock, sources.config.clone());
+        let raiser = AlertRaiser { alerts, undelivered: &undelivered, clock, number: Cell::new(0), crossings };
+        raiser.raise_undelivered();
+        let delivering = deliver::run(queue, config.clone(), clock, status, &undelivered);
         runtime.block_on(async {
             tokio::select! {
                 _ = ended => {}
-                () = look(sources, &desk) => {}
+                () = watch_for_events(sources, &raiser) => {}
                 () = delivering => {}
             }
         });
         if config.borrow().alerts.is_some() {
-            desk.keep_crossed();
+            raiser.save_crossed();
         }
-        // A name that is being resolved cannot be interrupted.
+        // A DNS lookup cannot be interrupted, so the runtime does not wait for it.
         runtime.shutdown_background();
     };
     let thread = thread::Builder::new().name("alerts".into()).spawn(run)?;
-    Ok(Alerting { end, thread })
+    Ok(AlertThread { end, thread })
 }
 
-/// Where alerts are raised.
-struct Desk<'a> {
+/// Raises alerts: gives each an id, saves it if necessary and queues it for delivery.
+struct AlertRaiser<'a> {
     alerts: Alerts,
-    kept: &'a Kept,
+    undelivered: &'a UndeliveredAlerts,
     clock: Clock,
-    /// Of the last alert.
+    /// The number of the last alert, part of its id.
     number: Cell<u64>,
     crossings: mpsc::Receiver<Crossed>,
 }
 
-impl Desk<'_> {
+impl AlertRaiser<'_> {
     fn raise(&self, alert: Alert) {
         let raised = self.raised(alert);
-        self.kept.add(&raised);
+        self.undelivered.add(&raised);
         let id = raised.id.clone();
         if !self.alerts.raise(raised) {
-            self.kept.remove(&id);
+            self.undelivered.remove(&id);
         }
     }
 
-    /// What a process before this one did not deliver.
-    fn raise_kept(&self) {
-        for raised in self.kept.all() {
+    /// Queues the alerts that an earlier process did not deliver.
+    fn raise_undelivered(&self) {
+        for raised in self.undelivered.all() {
             self.alerts.raise(raised);
         }
     }
@@ -132,38 +134,39 @@ impl Desk<'_> {
         Raised { id: format!("alert_{time_ms:x}_{}", self.number.get()), time_ms, alert }
     }
 
-    /// Budgets that reached a threshold since this was called last.
+    /// Raises an alert for each budget that reached a threshold since the last call.
     fn raise_crossed(&self) {
         watch::budgets(self.crossings.try_iter().collect()).into_iter().for_each(|alert| self.raise(alert));
     }
 
-    /// The same, when nothing is delivered any more: the next start does it.
-    fn keep_crossed(&self) {
+    /// Saves these alerts without queueing them: at shutdown nothing is delivered any more, and the next start does it.
+    fn save_crossed(&self) {
         for alert in watch::budgets(self.crossings.try_iter().collect()) {
-            self.kept.add(&self.raised(alert));
+            self.undelivered.add(&self.raised(alert));
         }
     }
 }
 
-async fn look(sources: Sources, desk: &Desk<'_>) {
-    let (mut watcher, mut turns) = (Watcher::default(), interval(LOOK_EVERY));
+async fn watch_for_events(sources: AlertSources, raiser: &AlertRaiser<'_>) {
+    let (mut watcher, mut ticks) = (Watcher::new(sources.times), interval(sources.times.check_every));
     loop {
-        turns.tick().await;
+        ticks.tick().await;
         let config = Arc::clone(&sources.config.borrow());
-        // Without a receiver nothing is remembered as told: one that is configured later hears of what still holds.
+        // Without a receiver, nothing counts as reported: a receiver that is configured later gets alerts for all
+        // conditions that still hold.
         if config.alerts.is_none() {
-            watcher = Watcher::default();
-            desk.crossings.try_iter().for_each(drop);
+            watcher = Watcher::new(sources.times);
+            raiser.crossings.try_iter().for_each(drop);
             continue;
         }
-        desk.raise_crossed();
-        for alert in watcher.look(Instant::now(), &sources.view(&config)) {
-            desk.raise(alert);
+        raiser.raise_crossed();
+        for alert in watcher.due_alerts(Instant::now(), &sources.view(&config)) {
+            raiser.raise(alert);
         }
     }
 }
 
-impl Sources {
+impl AlertSources {
     fn view(&self, config: &Config) -> AlertInputs {
         let tables = self.data.proxy.tables();
         let now = Instant::now();
@@ -171,12 +174,12 @@ impl Sources {
         for upstream in &tables.upstreams {
             let pool = upstream.pool();
             let (answers, truncated) = self.metrics.answers(pool.name());
-            let out = is_ejected(pool.standing_at_best(now));
+            let out = is_ejected(pool.best_health_state(now));
             upstreams.push(UpstreamView { name: pool.name().to_owned(), out, answers, truncated });
-            for (name, standing, _) in pool.credentials(now) {
+            for (name, health_state, _) in pool.credentials(now) {
                 let Some(name) = name else { continue };
                 let (upstream, credential) = (pool.name().to_owned(), name.to_owned());
-                credentials.push(CredentialView { upstream, credential, refused: refused(standing) });
+                credentials.push(CredentialView { upstream, credential, refused: refusal_cause(health_state) });
             }
         }
         AlertInputs {
@@ -189,18 +192,19 @@ impl Sources {
     }
 }
 
-/// Whether it is left out for its faults, or for those of all its credentials. A pause after a 429 is none.
-fn is_ejected(standing: HealthState) -> bool {
-    match standing {
+/// Whether the upstream is ejected because of failures of its own or of all its credentials. A cooldown after a 429
+/// does not count.
+fn is_ejected(health_state: HealthState) -> bool {
+    match health_state {
         HealthState::InService => false,
         HealthState::Probation(cause) | HealthState::Out { cause, .. } => cause != EjectionCause::RateLimited,
     }
 }
 
-fn refused(standing: HealthState) -> Option<EjectionCause> {
-    match standing {
+fn refusal_cause(health_state: HealthState) -> Option<EjectionCause> {
+    match health_state {
         HealthState::Out { cause, .. } | HealthState::Probation(cause) => {
-            // A first refusal is not certain.
+            // A 429 or a first failure is no proof that the provider refuses the credential.
             Some(cause).filter(|cause| matches!(cause, EjectionCause::Refused | EjectionCause::Unpaid))
         }
         HealthState::InService => None,

@@ -20,6 +20,8 @@ pub(super) struct KeyView {
     state: &'static str,
     /// Why the key is refused although it is not disabled.
     why: Option<&'static str>,
+    /// The variable or file that this command does not find. Whether the gateway has it is not known.
+    missing: Option<String>,
     declared_in: String,
     created: Option<String>,
     previous_until: Option<String>,
@@ -29,16 +31,21 @@ pub(super) struct KeyView {
 impl KeyStore {
     /// Returns all keys; those of the configuration are first.
     pub(super) fn all(&self) -> impl Iterator<Item = KeyView> {
-        let of_file = self.config.keys.iter().filter(|key| key.kept == KeySource::File);
+        let of_file = self.config.keys.iter().filter(|key| !matches!(key.kept, KeySource::Store { .. }));
         of_file.map(|key| self.of_file(key)).chain(self.keys.iter().map(|key| self.of_store(key)))
     }
 
     fn of_file(&self, key: &Key) -> KeyView {
+        let missing = match &key.kept {
+            KeySource::Unset { missing } => Some(missing.clone()),
+            KeySource::File | KeySource::Store { .. } => None,
+        };
         KeyView {
             name: key.name.to_string(),
             prefix: None,
-            state: self.state(false, None, key.expires),
+            state: if missing.is_some() { "unknown" } else { self.state(false, None, key.expires) },
             why: None,
+            missing,
             declared_in: self.source.clone(),
             created: None,
             previous_until: None,
@@ -53,6 +60,7 @@ impl KeyStore {
             prefix: Some(key.prefix.clone()),
             state: self.state(key.disabled, why, key.settings.expires_ms),
             why,
+            missing: None,
             declared_in: "the store".into(),
             created: Some(time::written(key.created_ms)),
             previous_until: key.previous.as_ref().map(|previous| time::written(previous.until_ms)),
@@ -105,7 +113,8 @@ impl KeyView {
         let none = || "-".to_owned();
         let key = self.prefix.as_ref().map_or_else(none, |prefix| format!("{prefix}…"));
         let group = self.settings.group.clone().unwrap_or_else(none);
-        let why = self.why.map(|why| format!(": {why}")).unwrap_or_default();
+        let missing = self.missing.as_ref().map(|missing| format!("{missing} is not set for this command"));
+        let why = self.why.map(str::to_owned).or(missing).map(|why| format!(": {why}")).unwrap_or_default();
         vec![self.name.clone(), key, format!("{}{why}", self.state), group, self.declared_in.clone()]
     }
 
@@ -115,6 +124,7 @@ impl KeyView {
             "prefix": self.prefix,
             "state": self.state,
             "refused_because": self.why,
+            "missing": self.missing,
             "created": self.created,
             "expires": self.settings.expires_ms.map(time::written),
             "previous_until": self.previous_until,
@@ -130,6 +140,7 @@ impl KeyView {
             ("key", self.prefix.as_ref().map(|prefix| format!("{prefix}…"))),
             ("state", Some(self.state.to_owned())),
             ("refused because", self.why.map(str::to_owned)),
+            ("not set for this command", self.missing.clone()),
             ("declared in", Some(self.declared_in.clone())),
             ("created", self.created.clone()),
             ("expires", self.settings.expires_ms.map(time::written)),

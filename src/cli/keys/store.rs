@@ -27,11 +27,11 @@ pub(super) enum CommandError {
     /// Another command changed keys between the read and the write of this one. A new try may succeed.
     Raced,
     /// A message for people.
-    Told(String),
+    Message(String),
 }
 
 impl From<String> for CommandError {
     fn from(told: String) -> Self {
-        Self::Told(told)
+        Self::Message(told)
     }
 }

@@ -17,10 +17,7 @@ use crate::config::{
     raw,
     types::{Group, Key, KeyLimits, KeySource, MOST_BY_MODEL, ModelLimits, MoneySettings, OnClientGone},
 };
-use crate::domain::{
-    model_name::ModelPattern,
-    money::{Budget, Window},
-};
+use crate::domain::{model_name::ModelPattern, money::Budget};
 
 /// Shorter secrets can be guessed. Only the network slows an attacker down.
 const SHORTEST: usize = 16;
@@ -42,6 +39,10 @@ const WELL_KNOWN: [&str; 12] = [
 ];
 
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
+
+/// Why `starts_on` moves monthly budgets only.
+pub(in crate::config) const NO_MONTH: &str =
+    "it names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
 
 impl Check<'_> {
     /// Returns the groups, and whether these are all groups that the file means.
@@ -116,6 +117,8 @@ impl Check<'_> {
                 Some(raw::OnClientGone::Drain) => OnClientGone::Drain,
             };
             let require_usage = raw.require_usage;
+            let secret = raw.secret.as_ref().and_then(|secret| self.unset(&reference(secret)));
+            let kept = secret.map_or(KeySource::File, |missing| KeySource::Unset { missing });
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
                 let message = format!("this key has the secret of the key `{}`", same.name);
@@ -139,7 +142,7 @@ impl Check<'_> {
                 expires,
                 on_client_gone,
                 require_usage,
-                kept: KeySource::File,
+                kept,
             });
         }
         keys
@@ -154,9 +157,9 @@ impl Check<'_> {
 
     /// Reports `starts_on` without a budget by the month, where the setting has no effect.
     fn has_month(&mut self, starts_on: Option<u8>, budgets: &[Budget], path: &Path) {
-        if starts_on.is_some() && self.sound && !budgets.iter().any(|budget| budget.window == Window::Month) {
-            let help = "write a budget such as \"50CNY/month\", or remove `starts_on`";
-            self.fault(&path.key("starts_on"), "`starts_on` without a budget by the month", help);
+        if starts_on.is_some() && self.sound && !budgets.iter().any(Budget::is_monthly) {
+            let help = format!("write a budget such as \"50CNY/month\", or remove `starts_on`: {NO_MONTH}");
+            self.fault(&path.key("starts_on"), "`starts_on` needs a budget by the month", help);
         }
     }
 
@@ -195,12 +198,7 @@ impl Check<'_> {
         match (raw.secret, raw.sha256) {
             (Some(secret), None) => {
                 let path = path.key("secret");
-                let reference = SecretReference {
-                    env: secret.env.as_deref(),
-                    file: secret.file.as_deref(),
-                    optional: secret.optional,
-                };
-                let SecretLookup::Secret(secret) = self.secret(&reference, &path) else { return None };
+                let SecretLookup::Secret(secret) = self.secret(&reference(&secret), &path) else { return None };
                 let secret = secret.expose_secret();
                 if secret.len() < SHORTEST {
                     self.fault(&path, format!("the secret has fewer than {SHORTEST} characters"), FRESH);
@@ -270,6 +268,10 @@ impl Check<'_> {
         }
         names.iter().enumerate().filter_map(|(i, name)| self.upstream_index(upstreams, name, &path.index(i))).collect()
     }
+}
+
+fn reference(secret: &raw::Secret) -> SecretReference<'_> {
+    SecretReference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional }
 }
 
 fn is_well_known(secret: &str) -> bool {

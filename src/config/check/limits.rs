@@ -14,8 +14,7 @@ use crate::config::{
     types::{RedisAt, RedisSettings, SecretsNeeded, SharedLimits, WhenRedisIsAway},
 };
 
-/// The promise is 50 ms. The other 10 ms are for timers and for a busy machine. There is no setting, because a longer wait does not
-/// serve a request better.
+/// How long a request waits for Redis, in all. There is no setting, because a longer wait does not serve a request better.
 const PATIENCE: Duration = Duration::from_millis(40);
 
 impl Check<'_> {

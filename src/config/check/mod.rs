@@ -20,6 +20,7 @@ mod url;
 use std::ffi::OsString;
 
 pub(super) use access::network;
+pub(super) use key::NO_MONTH;
 
 use context::Check;
 

@@ -54,6 +54,19 @@ impl Check<'_> {
         SecretLookup::Secret(format!("a secret that is not read: {}", reference.wanted()).into())
     }
 
+    /// Returns the variable or file of an optional secret that is missing, if secrets are not read.
+    pub(super) fn unset(&self, reference: &SecretReference<'_>) -> Option<String> {
+        if self.secrets == SecretsNeeded::Read || !reference.optional {
+            return None;
+        }
+        let is_set = match (reference.env, reference.file) {
+            (Some(name), _) => (self.env)(name).is_some_and(|text| !text.is_empty()),
+            (None, Some(file)) => FilePath::new(file).exists(),
+            (None, None) => true,
+        };
+        (!is_set).then(|| reference.wanted())
+    }
+
     /// Finds a secret. `path` is its table.
     pub(super) fn read_secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         let (text, path) = match (reference.env, reference.file) {

@@ -83,6 +83,12 @@ pub enum KeySource {
     /// In the configuration.
     #[default]
     File,
+    /// In the configuration, with an optional secret that this process does not find. Only commands that read no secrets see
+    /// such a key: the gateway may have the secret.
+    Unset {
+        /// The variable or the file of the secret.
+        missing: String,
+    },
     /// In the store.
     Store {
         /// SHA-256 of the secret before the last rotation, and the time until which that secret works.

@@ -139,7 +139,7 @@ fn usage() -> impl Strategy<Value = Usage> {
     (counts, tier).prop_map(|(counts, tier)| {
         let [input, cached, cache_write, cache_write_1h, input_audio, input_image, output, reasoning, ..] = counts;
         let [.., output_audio, output_image, image_tool_input, image_tool_output, web_searches, audio_ms] = counts;
-        let (total, told_cost) = (None, None);
+        let (total, reported_cost) = (None, None);
         Usage {
             input,
             cached,
@@ -157,7 +157,7 @@ fn usage() -> impl Strategy<Value = Usage> {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
         }
     })
 }

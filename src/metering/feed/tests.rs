@@ -104,7 +104,7 @@ fn work() -> Vec<Row<'static>> {
 }
 
 #[test]
-fn what_a_killed_process_left_is_read_once_wherever_it_was_cut() {
+fn rows_of_a_killed_process_are_read_once_for_any_truncation() {
     let whole = records(&work());
     let ends: Vec<usize> = (0..=work().len()).map(|rows| records(&work()[..rows]).len()).collect();
     let cuts = ends.iter().flat_map(|end| [*end, (*end + 9).min(whole.len())]);
@@ -133,7 +133,7 @@ fn what_a_killed_process_left_is_read_once_wherever_it_was_cut() {
 }
 
 #[test]
-fn a_damaged_file_is_read_to_the_damage_and_put_aside() {
+fn a_damaged_file_is_read_up_to_the_damage_and_quarantined() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("journal/000000000001.journal");
     fs::create_dir(file.parent().unwrap()).unwrap();
@@ -150,7 +150,7 @@ fn a_damaged_file_is_read_to_the_damage_and_put_aside() {
 }
 
 #[test]
-fn rows_of_a_running_process_come_in_and_its_files_go() {
+fn rows_of_a_running_process_are_read_and_its_files_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, condition, feeding) = start(folder.path());
     let mut writer = JournalWriter::new(Arc::clone(&journal));
@@ -158,7 +158,7 @@ fn rows_of_a_running_process_come_in_and_its_files_go() {
         writer.write(&records(&[row])).unwrap();
     }
     feeding.end();
-    // What is under way is carried over, so that the file could go.
+    // Open requests are carried over, so that the file could be deleted.
     let stored = total(folder.path());
     assert_eq!((stored.requests, stored.exact, stored.interrupted), (2, 2, 0));
     assert_eq!((files(folder.path()), bytes(&condition)), (0, 0));
@@ -171,12 +171,12 @@ fn rows_of_a_running_process_come_in_and_its_files_go() {
 }
 
 #[test]
-fn what_was_not_sent_after_all_leaves_no_row_wherever_its_records_are() {
+fn a_request_that_was_not_sent_leaves_no_row() {
     let unsent = Row { state: UsageState::Unknown, end: Some("client_gone"), ..open(4) };
     for files in [vec![vec![open(4)], vec![unsent]], vec![vec![open(4), unsent]], vec![vec![unsent]]] {
         let folder = tempfile::tempdir().unwrap();
         for rows in &files {
-            // What is open is carried over into the database, and its file deleted.
+            // Open requests are carried over into the database, and their file is deleted.
             let (journal, _, feeding) = start(folder.path());
             JournalWriter::new(journal).write(&records(rows)).unwrap();
             feeding.end();
@@ -186,7 +186,7 @@ fn what_was_not_sent_after_all_leaves_no_row_wherever_its_records_are() {
 }
 
 #[test]
-fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
+fn spend_is_the_sum_of_the_rows_and_of_this_process() {
     let folder = tempfile::tempdir().unwrap();
     let account = BudgetKey {
         spender: Spender::Key,
@@ -211,14 +211,14 @@ fn what_was_spent_is_what_rows_say_and_what_this_process_adds() {
     let feeding = FeedThreads::start(into, Arc::clone(&journal), found, condition).unwrap();
     let counter = spending.counter(account, u64::MAX);
     assert_eq!(counter.spent(), 90, "until the ledger was asked");
-    // What costs something right now counts as well.
+    // A cost that is recorded at this moment counts as well.
     counter.settle(0, 7);
     feeding.end();
     assert_eq!(counter.spent(), 67);
 }
 
 #[test]
-fn a_database_that_cannot_be_opened_holds_nobody_up_and_loses_nothing() {
+fn an_unavailable_database_blocks_nothing_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join(FILE)).unwrap();
     let (journal, condition, feeding) = start(folder.path());
@@ -233,7 +233,7 @@ fn a_database_that_cannot_be_opened_holds_nobody_up_and_loses_nothing() {
     assert_eq!((total(folder.path()).exact, total(folder.path()).interrupted, files(folder.path())), (2, 1, 0));
 }
 
-/// What key and group have spent, in all.
+/// The total spend of the key and of the group.
 fn accounts() -> [BudgetKey; 2] {
     let account = |spender, name: &str| BudgetKey {
         spender,
@@ -285,7 +285,7 @@ proptest! {
     /// However rows of responses in the background and calls that show their tokens come in, and wherever the process ends in
     /// between: what is counted is what rows say, and rows say what was shown.
     #[test]
-    fn counters_are_the_sums_of_rows_whatever_is_shown_when(
+    fn counters_equal_the_sums_of_the_rows_at_any_time(
         charged in prop::collection::vec(0..1000_u64, 1..8),
         shows in prop::collection::vec((0..8_usize, prop::option::of(0..1000_u64)), 0..16),
         places in prop::collection::vec((0..2_usize, 0..3_usize, any::<u32>()), 24),
@@ -323,7 +323,7 @@ proptest! {
 }
 
 #[test]
-fn rows_that_are_in_the_daily_sums_do_not_come_back_from_a_journal_of_before() {
+fn an_old_journal_does_not_restore_rows_that_are_in_the_daily_sums() {
     let folder = tempfile::tempdir().unwrap();
     let now = u64::try_from(Clock::system().since_epoch().as_millis()).unwrap();
     let day = 86_400_000;
@@ -340,7 +340,7 @@ fn rows_that_are_in_the_daily_sums_do_not_come_back_from_a_journal_of_before() {
     let process = |rows: &[Row<'_>], before: &[Row<'_>]| {
         fs::create_dir_all(folder.path().join("journal")).unwrap();
         if !before.is_empty() {
-            // What a process that was killed left behind.
+            // The journal of a killed process.
             fs::write(folder.path().join("journal/000000000001.journal"), records(before)).unwrap();
         }
         let condition = Arc::new(LedgerStatus::default());

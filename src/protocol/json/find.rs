@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_first_wherever_it_is() {
+    fn finds_the_first_occurrence_anywhere() {
         // Each filler is one that a careless test of whole words would take for a hit above one.
         for filler in [b'a', b'!', b'#', b'[', b']', 0, 0x80, 0xA2, 0xDC, 0xFF] {
             for len in 0..40 {

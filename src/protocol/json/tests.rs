@@ -96,7 +96,7 @@ fn gives_every_kind_of_value() {
 }
 
 #[test]
-fn strings_that_are_no_text_are_told_apart() {
+fn strings_with_invalid_text_are_distinguished() {
     for text in [
         &b"\"\\ud800\""[..],
         b"\"\\udc00\"",
@@ -109,7 +109,7 @@ fn strings_that_are_no_text_are_told_apart() {
     ] {
         let body = [b"{\"model\":", text, b"}"].concat();
         assert_eq!(model(&body), Some(Value::InvalidString), "{}", text.escape_ascii());
-        // Nobody asked for this one: it passes.
+        // This key is not wanted, so it passes.
         assert_eq!(model([b"{\"input\":", text, b"}"].concat()), None);
         assert_eq!(refused([b"{", text, b":1}"].concat()), JsonErrorKind::InvalidKey);
         assert!(scan([b"{", text, b":1}"].concat(), DuplicatePolicy::LastWins).is_ok());
@@ -118,7 +118,7 @@ fn strings_that_are_no_text_are_told_apart() {
 
 /// One row each of the table in docs/wire.md, section 8: what parsers disagree about.
 #[test]
-fn ambiguous_texts() {
+fn ambiguous_texts_are_refused() {
     use JsonErrorKind::*;
     for (text, kind) in [
         (&br#"{"model":"a","model":"b"}"#[..], Repeated { name: "model" }),
@@ -238,7 +238,7 @@ fn keys_over_the_limit_are_checked_to_their_end() {
 }
 
 #[test]
-fn an_error_is_for_ever() {
+fn an_error_is_final() {
     let mut scanner = Scanner::new(&PATHS, DuplicatePolicy::Refuse);
     let error = scanner.feed(b"{\"a\":x").unwrap_err();
     assert_eq!(error.at, 5);
@@ -254,7 +254,7 @@ fn an_error_is_for_ever() {
 }
 
 #[test]
-fn depth_costs_a_bit_a_level() {
+fn nesting_costs_one_bit_a_level() {
     let levels = 1_000_000;
     let mut text = b"{\"a\":".to_vec();
     text.resize(text.len() + levels, b'[');
@@ -271,7 +271,7 @@ fn depth_costs_a_bit_a_level() {
 }
 
 #[test]
-fn every_split_of_samples() {
+fn any_split_of_a_sample_gives_the_same_result() {
     for text in [
         &br#" {"model" : "m\u00e9\ud83d\ude00", "x":[1,-0.5E+7,{"model":null}],"stream":false}"#[..],
         br#"{"conversation":{"id":"a\"\\"},"\u006dodel":"b","m":[[],{}],"model":1}"#,
@@ -468,7 +468,7 @@ proptest! {
 
     /// A string is text to us exactly if it is to serde_json.
     #[test]
-    fn strings_are_judged_as_by_serde_json(
+    fn strings_are_accepted_as_by_serde_json(
         content in vec(prop_oneof![
             prop::sample::select(vec![&b"\\"[..], b"\\u", b"d83d", b"\\ude00", b"\\ud83d", b"\\n", b"\xe2\x84", b"\xaa", b"00e9", b"\"", b"abc"]).prop_map(<[u8]>::to_vec),
             vec(any::<u8>(), 1..3),

@@ -88,7 +88,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_std_however_the_text_is_cut(
+        fn utf8_checks_agree_with_std_for_any_split(
             parts in vec(prop_oneof!["[a-z中é😀\\n]{0,6}".prop_map(String::into_bytes), vec(any::<u8>(), 0..3)], 0..6),
             cuts in vec(any::<Index>(), 0..12),
         ) {

@@ -23,7 +23,7 @@ pub enum MaskScope {
     /// credentials are masked in all of it.
     Errors(ErrorScan),
     /// A success whose first byte decides the scope.
-    Untold,
+    ByFirstByte,
 }
 
 /// The state of a success so far. Reading starts only when a credential was found or a piece of the body ends inside of a frame.
@@ -93,7 +93,7 @@ impl MaskedBody {
     pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> (Bytes, bool) {
         match (&self.scope, piece.trim_ascii_start().first()) {
             (MaskScope::Nowhere, _) => return (piece, false),
-            (MaskScope::Untold, Some(first)) => self.scope = MaskScope::told(*first),
+            (MaskScope::ByFirstByte, Some(first)) => self.scope = MaskScope::told(*first),
             _ => {}
         }
         let joined =
@@ -147,14 +147,14 @@ impl MaskedBody {
 }
 
 /// The bytes in which pieces of a credential may be masked.
-enum Open {
+enum MaskablePositions {
     Everywhere,
     Nowhere,
     /// One flag for each byte.
     At(Vec<bool>),
 }
 
-impl Open {
+impl MaskablePositions {
     fn is_at(&self, place: usize) -> bool {
         match self {
             Self::Everywhere => true,
@@ -167,11 +167,11 @@ impl Open {
 impl MaskScope {
     /// Reads bytes in which a credential was found or may continue. Returns how many of them can be sent now, and in which of
     /// them pieces may be masked.
-    fn read(&mut self, joined: &[u8], found: &[Found], unfinished: Unfinished) -> (usize, Open) {
+    fn read(&mut self, joined: &[u8], found: &[Found], unfinished: Unfinished) -> (usize, MaskablePositions) {
         let (end, whole_end) = (joined.len() - unfinished.piece, joined.len() - unfinished.whole);
         let errors = match self {
-            Self::Everywhere => return (end, Open::Everywhere),
-            Self::Nowhere | Self::Whole | Self::Untold => return (whole_end, Open::Nowhere),
+            Self::Everywhere => return (end, MaskablePositions::Everywhere),
+            Self::Nowhere | Self::Whole | Self::ByFirstByte => return (whole_end, MaskablePositions::Nowhere),
             Self::Errors(errors) => errors,
         };
         let context = errors.read_up();
@@ -180,16 +180,16 @@ impl MaskScope {
             // In output only the possible beginning of a whole credential waits.
             if end < whole_end && !context.clone().step(joined[end]) {
                 context.read(&joined[end..whole_end]);
-                return (whole_end, Open::Nowhere);
+                return (whole_end, MaskablePositions::Nowhere);
             }
-            return (end, Open::Nowhere);
+            return (end, MaskablePositions::Nowhere);
         }
         let mut open: Vec<bool> = joined[..end].iter().map(|byte| context.step(*byte)).collect();
         if end < whole_end && !context.clone().step(joined[end]) {
             open.extend(joined[end..whole_end].iter().map(|byte| context.step(*byte)));
-            return (whole_end, Open::At(open));
+            return (whole_end, MaskablePositions::At(open));
         }
-        (end, Open::At(open))
+        (end, MaskablePositions::At(open))
     }
 }
 

@@ -21,7 +21,7 @@ pub struct CodedBody {
 
 /// The error: the body repeats the credential.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Repeats;
+pub struct CredentialRepeated;
 
 impl CodedBody {
     /// Creates the state at the beginning of a body. `coding`: the coding that the headers name. `scope`: the scope in which the
@@ -39,7 +39,7 @@ impl CodedBody {
     ///
     /// # Errors
     /// If the text repeats the credential at a place where a plain text would be masked.
-    pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> Result<Bytes, Repeats> {
+    pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> Result<Bytes, CredentialRepeated> {
         let mut repeats = false;
         let text = &mut self.text;
         let mut see = |block: &[u8]| repeats |= text.pass(mask, Bytes::copy_from_slice(block), false).1;
@@ -50,7 +50,7 @@ impl CodedBody {
         }
         let waits = self.text.held() > 0 && !self.aside.has_failed();
         if repeats || (waits && self.waiting.len() + piece.len() > MOST_WAITING) {
-            return Err(Repeats);
+            return Err(CredentialRepeated);
         }
         if waits {
             self.waiting.extend_from_slice(&piece);

@@ -30,8 +30,8 @@ pub(super) struct Context {
     escaped: bool,
     /// The last token was a string. If a colon follows, the string is a member's name.
     string_ended: bool,
-    word: Word,
-    line: Word,
+    word: Beginning,
+    line: Beginning,
     after_cr: bool,
     /// The number of bytes of the frame that were read.
     read: usize,
@@ -65,12 +65,12 @@ enum Member {
 
 /// The beginning of a string or a line.
 #[derive(Clone, Debug)]
-struct Word {
+struct Beginning {
     bytes: [u8; NAME],
     len: usize,
 }
 
-impl Word {
+impl Beginning {
     const EMPTY: Self = Self { bytes: [0; NAME], len: 0 };
 
     fn push(&mut self, byte: u8) {
@@ -126,8 +126,8 @@ impl Context {
             in_string: false,
             escaped: false,
             string_ended: false,
-            word: Word::EMPTY,
-            line: Word::EMPTY,
+            word: Beginning::EMPTY,
+            line: Beginning::EMPTY,
             after_cr: false,
             read: 0,
         }
@@ -239,7 +239,7 @@ impl Context {
         if let Some(event) = self.line.get().strip_prefix(b"event:") {
             self.error_event |= is_error(event.trim_ascii());
         }
-        self.line = Word::EMPTY;
+        self.line = Beginning::EMPTY;
         // A JSON string does not continue on another line.
         (self.in_string, self.escaped, self.string_ended) = (false, false, false);
         if self.value == Value::String {
@@ -263,7 +263,7 @@ impl Context {
                 return;
             }
             b'"' => {
-                (self.in_string, self.word) = (true, Word::EMPTY);
+                (self.in_string, self.word) = (true, Beginning::EMPTY);
                 if matches!(ended, Member::Error | Member::Message) && self.value == Value::None {
                     self.value = Value::String;
                 }

@@ -18,7 +18,7 @@ pub(super) struct Unescaped<'a> {
 }
 
 /// The bytes after a run of backslashes.
-enum Behind {
+enum AfterBackslashes {
     /// An escape: this character, and the number of bytes after the backslashes.
     Character(u8, usize),
     /// No escape that matters here.
@@ -27,7 +27,7 @@ enum Behind {
     Unfinished,
 }
 
-impl Behind {
+impl AfterBackslashes {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             // PHP escapes a slash.
@@ -52,16 +52,16 @@ impl<'a> Unescaped<'a> {
             let end = from + at + run;
             let begin = end - run.min(BACKSLASHES);
             from = end;
-            match Behind::of(&bytes[end..]) {
-                Behind::Character(byte, len) => {
+            match AfterBackslashes::of(&bytes[end..]) {
+                AfterBackslashes::Character(byte, len) => {
                     text.extend_from_slice(&bytes[copied..begin]);
                     longer += end - begin + len - 1;
                     escapes.push((text.len(), longer));
                     text.push(byte);
                     (copied, from) = (end + len, end + len);
                 }
-                Behind::Other => {}
-                Behind::Unfinished => {
+                AfterBackslashes::Other => {}
+                AfterBackslashes::Unfinished => {
                     tail = bytes.len() - begin;
                     break;
                 }

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretBox};
 use self::escapes::Unescaped;
 
 pub use body::{MaskScope, MaskedBody};
-pub use coded::{CodedBody, Repeats};
+pub use coded::{CodedBody, CredentialRepeated};
 
 /// The shortest piece of a credential that is masked. Shorter pieces are of no use to a thief, and would match ordinary text. A
 /// credential that is shorter than this is only masked as a whole.

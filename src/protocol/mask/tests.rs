@@ -11,7 +11,7 @@ fn mask(secret: &str) -> Mask {
     Mask::new([secret.as_bytes()]).unwrap()
 }
 
-/// What is masked, found in the simplest way: every window of the secret at every place.
+/// The expected mask, computed in the simplest way: every window of the secret at every position.
 fn oracle(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for piece in secret.windows(secret.len().min(PIECE)) {
@@ -22,7 +22,7 @@ fn oracle(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The same where only all of a long secret is masked.
+/// Likewise, if only a complete long secret is masked.
 fn oracle_of_whole(secret: &[u8], bytes: &[u8]) -> Vec<u8> {
     let mut out = bytes.to_vec();
     for (at, _) in bytes.windows(secret.len()).enumerate().filter(|(_, window)| *window == secret) {
@@ -87,7 +87,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn nothing_but_pieces_is_masked_however_a_body_is_cut((secret, text) in texts(), cuts in vec(any::<usize>(), 0..9)) {
+    fn only_parts_of_the_credential_are_masked_for_any_split((secret, text) in texts(), cuts in vec(any::<usize>(), 0..9)) {
         let mask = Mask::new([&secret[..]]).unwrap();
         let expected = oracle(&secret, &text);
         let (out, any) = run(&mask, MaskScope::Everywhere, &cut(&text, &cuts));
@@ -101,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn escapes_are_read_through_however_a_body_is_cut(
+    fn escaped_credentials_are_masked_for_any_split(
         (secret, text) in texts(),
         spelled in vec(0..12_usize, 1..40),
         cuts in vec(any::<usize>(), 0..9),
@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_is_masked_alike_however_it_is_cut(
+    fn a_stream_is_masked_the_same_for_any_split(
         parts in vec((0..FRAMES.len(), 0..SECRET.len(), 1..=SECRET.len()), 0..8),
         cuts in vec(any::<usize>(), 0..12),
         crlf: bool,
@@ -153,7 +153,7 @@ const FRAMES: [(bool, bool, &str); 21] = [
     (false, true, "data: error: ECHO\n\n"),
     (false, true, "data:[ERROR] ECHO\n\n"),
     (false, true, "data: {\"type\":\"warning\",\"info\":\"ECHO\"}\n\n"),
-    // That it is an error comes too late for pieces.
+    // The text that shows an error comes too late to mask parts before it.
     (true, false, "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"info\":\"ECHO\",\"type\":\"error\"}\n\n"),
     // Lines that are no data never hold output.
     (false, true, ": ECHO\n\n"),
@@ -188,7 +188,7 @@ const FRAMES: [(bool, bool, &str); 21] = [
 ];
 
 #[test]
-fn errors_in_a_success() {
+fn errors_inside_a_successful_answer_are_masked() {
     let mask = mask(SECRET);
     for (sent, expected) in [
         (r#"{"error":{"message":"ECHO"},"user":"ECHO"}"#, r#"{"error":{"message":"****"},"user":"****"}"#),
@@ -226,7 +226,7 @@ fn errors_in_a_success() {
 }
 
 #[test]
-fn all_of_a_long_credential_is_masked_wherever_it_stands() {
+fn a_long_credential_is_masked_completely_anywhere() {
     let mask = mask(SECRET);
     let escaped: String = SECRET.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
     let partly = format!("\\u0078{}", &SECRET[1..]);
@@ -243,7 +243,7 @@ fn all_of_a_long_credential_is_masked_wherever_it_stands() {
             ),
         ] {
             let (sent, expected) = (text.replace("ECHO", echo), text.replace("ECHO", &"*".repeat(echo.len())));
-            for scope in [|is_stream| MaskScope::errors(is_stream), |_| MaskScope::Untold, |_| MaskScope::Whole] {
+            for scope in [|is_stream| MaskScope::errors(is_stream), |_| MaskScope::ByFirstByte, |_| MaskScope::Whole] {
                 for at in 0..sent.len() {
                     let pieces = [&sent.as_bytes()[..at], &sent.as_bytes()[at..]];
                     let (out, any) = run(&mask, scope(is_stream), &pieces);
@@ -255,9 +255,9 @@ fn all_of_a_long_credential_is_masked_wherever_it_stands() {
     }
 }
 
-/// Whoever has a text of his own repeated in an error must not learn by the stars how the credential goes on.
+/// A client whose text is repeated in an error must not learn from the stars how the credential continues.
 #[test]
-fn what_everybody_knows_of_a_credential_is_no_piece_of_it() {
+fn the_well_known_prefix_of_a_credential_is_not_masked() {
     let unknown = "Q7fT2mZp9LrVb4NcWd8s";
     for known in ["sk-ant-api03-", "sk-proj-", "sk-or-v1-", "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxIn0."] {
         let secret = format!("{known}{unknown}");
@@ -279,7 +279,7 @@ fn what_everybody_knows_of_a_credential_is_no_piece_of_it() {
 }
 
 #[test]
-fn a_short_credential_is_left_alone_in_output() {
+fn a_short_credential_is_not_masked_in_output() {
     let secret = "nineteen-characters";
     let sent = format!(r#"{{"output":[{{"text":"{secret}"}}],"error":"{secret}"}}"#);
     let (out, any) = run(&mask(secret), MaskScope::errors(false), &[sent.as_bytes()]);
@@ -288,7 +288,7 @@ fn a_short_credential_is_left_alone_in_output() {
 }
 
 #[test]
-fn output_waits_only_while_it_may_be_the_beginning_of_the_credential() {
+fn output_is_held_back_only_while_it_may_begin_the_credential() {
     let mask = mask(SECRET);
     let begin = r#"data: {"choices":[{"delta":{"content":""#;
     for (text, held) in [
@@ -309,7 +309,7 @@ fn output_waits_only_while_it_may_be_the_beginning_of_the_credential() {
 }
 
 #[test]
-fn what_a_body_is_called_does_not_matter_where_its_first_byte_tells_it() {
+fn the_first_byte_of_a_body_overrides_its_content_type() {
     let (mask, piece) = (mask(SECRET), &SECRET[..16]);
     for (sent, is_masked) in [
         (format!(r#" {{"error":"{piece}"}}"#), true),
@@ -321,14 +321,14 @@ fn what_a_body_is_called_does_not_matter_where_its_first_byte_tells_it() {
     ] {
         let expected = if is_masked { sent.replace(piece, &"*".repeat(16)) } else { sent.clone() };
         for at in 0..sent.len() {
-            let (out, _) = run(&mask, MaskScope::Untold, &[&sent.as_bytes()[..at], &sent.as_bytes()[at..]]);
+            let (out, _) = run(&mask, MaskScope::ByFirstByte, &[&sent.as_bytes()[..at], &sent.as_bytes()[at..]]);
             assert_eq!(String::from_utf8(out).unwrap(), expected, "cut at {at}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_coded_body_that_repeats_the_credential_is_refused_and_no_other() {
+async fn only_a_coded_body_that_repeats_the_credential_is_refused() {
     let mask = mask(SECRET);
     let output = |text: &str| format!(r#"{{"output":[{{"text":"{text}"}}]}}"#);
     for (text, repeats) in [
@@ -356,7 +356,7 @@ async fn a_coded_body_that_repeats_the_credential_is_refused_and_no_other() {
 }
 
 #[test]
-fn errors_are_read_to_their_end_and_everything_else_to_a_limit() {
+fn errors_are_searched_completely_and_other_bodies_up_to_a_limit() {
     let mask = mask(SECRET);
     let piece = &SECRET[3..20];
     for length in [10, 9_000, 70_000] {
@@ -375,7 +375,7 @@ fn errors_are_read_to_their_end_and_everything_else_to_a_limit() {
 }
 
 #[test]
-fn what_cannot_be_told_from_words_is_left_alone_and_nothing_is_printed() {
+fn a_very_short_secret_is_not_masked_and_debug_output_shows_no_secret() {
     assert!(Mask::new([&b"key"[..]]).is_none());
     assert!(Mask::new([]).is_none());
     assert_eq!(format!("{:?}", mask(SECRET)), "Mask { .. }");
@@ -386,7 +386,7 @@ fn what_cannot_be_told_from_words_is_left_alone_and_nothing_is_printed() {
 /// Figures for whoever runs it with --release --nocapture: what an ordinary stream costs.
 #[test]
 #[ignore = "a measurement"]
-fn cost_of_ordinary_answers() {
+fn masking_an_ordinary_answer_is_cheap() {
     let mask = mask("sk-proj-Q7fT2mZp9LrVb4NcWd8sHy3eKg6uQ7fT2mZp9LrVb4NcWd8sHy3eKg6u");
     let delta = Bytes::from(format!(
         "event: response.output_text.delta\ndata: {{\"type\":\"response.output_text.delta\",\"item_id\":\"msg_{}\",\"output_index\":0,\"delta\":\" word\"}}\n\n",

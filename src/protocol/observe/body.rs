@@ -2,7 +2,7 @@
 
 use super::{
     AnswerDialect, Observation, ResponseStatus, Terminal,
-    look::Look,
+    answer_visitor::AnswerVisitor,
     memory::AnswerReferences,
     read::{code, id, is_error, name, status, text, value},
 };
@@ -41,7 +41,7 @@ const DELETED: usize = 9;
 #[derive(Debug)]
 pub(super) struct Body {
     dialect: AnswerDialect,
-    pub(super) scanner: Scanner<Look>,
+    pub(super) scanner: Scanner<AnswerVisitor>,
     /// The object was complete, and its references were learned.
     is_learned: bool,
 }
@@ -53,7 +53,7 @@ impl Body {
             AnswerDialect::Chat => Candidates::of_chat(),
         };
         let scanner =
-            Scanner::seeking(&BODY, DuplicatePolicy::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
+            Scanner::seeking(&BODY, DuplicatePolicy::LastWins, AnswerVisitor::new(learner)).max_depth(super::MAX_DEPTH);
         Self { dialect, scanner, is_learned: false }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     AnswerDialect, Observation, Terminal,
-    look::Look,
+    answer_visitor::AnswerVisitor,
     memory::AnswerReferences,
     read::{code, id, is_error, name, status, text},
     reading::EventKind,
@@ -39,7 +39,7 @@ const DONE: &[u8] = b"[DONE]";
 #[derive(Debug)]
 pub(super) struct Event {
     dialect: AnswerDialect,
-    pub(super) scanner: Scanner<Look>,
+    pub(super) scanner: Scanner<AnswerVisitor>,
     /// The rest of the event is ignored.
     over: bool,
     /// How many bytes of [`DONE`] the data begins with. `None`: the data begins with something else.
@@ -52,8 +52,8 @@ impl Event {
             AnswerDialect::Responses => Candidates::of_events(),
             AnswerDialect::Chat => Candidates::of_chat(),
         };
-        let scanner =
-            Scanner::seeking(&EVENT, DuplicatePolicy::LastWins, Look::new(learner)).max_depth(super::MAX_DEPTH);
+        let scanner = Scanner::seeking(&EVENT, DuplicatePolicy::LastWins, AnswerVisitor::new(learner))
+            .max_depth(super::MAX_DEPTH);
         Self { dialect, scanner, over: false, done: Some(0) }
     }
 

@@ -1,8 +1,8 @@
 //! The tables of names: the meaning of each name in an answer, in the dialect of every provider.
 
 use super::{
+    reported_usage::UsageField,
     text::{TextChannel, TextCopyKind},
-    told::UsageField,
 };
 
 /// A kind of object, which decides the meaning of the names in it.
@@ -46,7 +46,7 @@ pub(super) enum AnswerObject {
 
 /// A short string that the reader keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeptName {
+pub(super) enum ObservedName {
     /// The type of an event.
     Event,
     /// The type of an item.
@@ -69,7 +69,7 @@ pub(super) enum ValueRule {
     /// Encrypted reasoning.
     Sealed,
     Count(UsageField),
-    Name(KeptName),
+    Name(ObservedName),
 }
 
 /// The meaning of a name.
@@ -109,7 +109,7 @@ const fn of(rule: Rule, part: TextCopyKind) -> Rule {
 pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
     match place {
         AnswerObject::Top => match key {
-            b"type" => take(ValueRule::Name(KeptName::Event)),
+            b"type" => take(ValueRule::Name(ObservedName::Event)),
             b"delta" => of(text(AnswerObject::Skip), TextCopyKind::Delta),
             b"text" | b"arguments" | b"refusal" | b"input" => of(text(AnswerObject::Skip), TextCopyKind::Done),
             b"item" => of(into(AnswerObject::Item), TextCopyKind::Item),
@@ -118,8 +118,8 @@ pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
             b"choices" => into(AnswerObject::Choice),
             b"data" | b"results" => into(AnswerObject::Data),
             b"x_groq" => into(AnswerObject::Groq),
-            b"id" => take(ValueRule::Name(KeptName::Id)),
-            b"model" => take(ValueRule::Name(KeptName::Model)),
+            b"id" => take(ValueRule::Name(ObservedName::Id)),
+            b"model" => take(ValueRule::Name(ObservedName::Model)),
             b"duration" => count(UsageField::Seconds),
             b"cached_tokens" => count(UsageField::Cached),
             b"b64_json" | b"partial_image_b64" | b"audio" => take(ValueRule::Other),
@@ -130,7 +130,7 @@ pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
             _ => of_response(key),
         },
         AnswerObject::Item => match key {
-            b"type" => take(ValueRule::Name(KeptName::Item)),
+            b"type" => take(ValueRule::Name(ObservedName::Item)),
             b"content" | b"summary" => text(AnswerObject::Content),
             b"text" | b"refusal" | b"code" => text(AnswerObject::Skip),
             b"arguments" | b"input" => text(AnswerObject::Action),
@@ -145,14 +145,14 @@ pub(super) fn rule(place: AnswerObject, key: &[u8]) -> Rule {
             _ => NOTHING,
         },
         AnswerObject::Action => match key {
-            b"type" => take(ValueRule::Name(KeptName::Action)),
+            b"type" => take(ValueRule::Name(ObservedName::Action)),
             _ => text(AnswerObject::Action),
         },
         AnswerObject::Choice => match key {
             b"delta" => of(into(AnswerObject::Message), TextCopyKind::Delta),
             b"message" => of(into(AnswerObject::Message), TextCopyKind::Whole),
             b"text" => of(text(AnswerObject::Skip), TextCopyKind::Delta),
-            b"finish_reason" => take(ValueRule::Name(KeptName::Finish)),
+            b"finish_reason" => take(ValueRule::Name(ObservedName::Finish)),
             b"usage" => into(AnswerObject::Usage),
             _ => NOTHING,
         },
@@ -247,7 +247,7 @@ fn of_response(key: &[u8]) -> Rule {
     match key {
         b"usage" => into(AnswerObject::Usage),
         b"tool_usage" => into(AnswerObject::ToolUsage),
-        b"service_tier" => take(ValueRule::Name(KeptName::Tier)),
+        b"service_tier" => take(ValueRule::Name(ObservedName::Tier)),
         _ => NOTHING,
     }
 }
@@ -276,7 +276,7 @@ fn usage(key: &[u8]) -> Rule {
         b"cost" => Rule { take: ValueRule::Count(UsageField::Cost), ..into(AnswerObject::Cost) },
         b"cost_in_usd_ticks" => count(UsageField::CostTicks),
         b"seconds" => count(UsageField::Seconds),
-        b"service_tier" => take(ValueRule::Name(KeptName::Tier)),
+        b"service_tier" => take(ValueRule::Name(ObservedName::Tier)),
         _ => NOTHING,
     }
 }

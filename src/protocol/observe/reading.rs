@@ -3,9 +3,9 @@
 
 use super::{
     Terminal,
-    names::{AnswerObject, KeptName, NOTHING, Rule, ValueRule, into, rule},
+    names::{AnswerObject, NOTHING, ObservedName, Rule, ValueRule, into, rule},
+    reported_usage::ReportedUsage,
     text::{Output, TextCopyKind},
-    told::ReportedUsage,
 };
 use crate::{domain::usage::Hidden, protocol::json::StringInterest};
 
@@ -236,26 +236,26 @@ impl Reading {
         }
     }
 
-    fn name(&mut self, name: KeptName, text: &str) {
+    fn name(&mut self, name: ObservedName, text: &str) {
         match name {
-            KeptName::Event => {
+            ObservedName::Event => {
                 self.kind = Some(EventKind::of(text));
                 self.output.is_aloud |= text == "response.reasoning_text.delta";
             }
-            KeptName::Item => {
+            ObservedName::Item => {
                 self.item.is_search = text == "web_search_call";
                 self.item.is_reasoning = text == "reasoning";
                 self.output.thinks |= self.item.is_reasoning;
             }
-            KeptName::Action => self.item.opens = matches!(text, "open_page" | "find_in_page" | "find"),
-            KeptName::Id if !self.is_named => {
+            ObservedName::Action => self.item.opens = matches!(text, "open_page" | "find_in_page" | "find"),
+            ObservedName::Id if !self.is_named => {
                 self.id = kept(text).filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))
             }
-            KeptName::Model if !self.is_named => self.model = kept(text),
-            KeptName::Id | KeptName::Model => {}
-            KeptName::Tier => self.told.tier(text),
-            KeptName::Finish if text.is_empty() => {}
-            KeptName::Finish => self.finished = Some(self.finished.unwrap_or(true) && text != "error"),
+            ObservedName::Model if !self.is_named => self.model = kept(text),
+            ObservedName::Id | ObservedName::Model => {}
+            ObservedName::Tier => self.told.tier(text),
+            ObservedName::Finish if text.is_empty() => {}
+            ObservedName::Finish => self.finished = Some(self.finished.unwrap_or(true) && text != "error"),
         }
     }
 

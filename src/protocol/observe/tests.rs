@@ -61,7 +61,7 @@ fn tokens(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
     }
 }
 
-/// What is to be seen in each file of `tests/streams`.
+/// The expected observation of each file in `tests/streams`.
 fn recorded() -> Vec<(&'static str, Observation)> {
     let completed = Some(Terminal::Completed);
     let failed = Some(Terminal::Failed);
@@ -104,7 +104,7 @@ fn recording(name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn recorded_streams() {
+fn recorded_streams_are_read() {
     let recorded = recorded();
     for (name, expected) in &recorded {
         assert_eq!(stream(recording(name)), *expected, "{name}");
@@ -115,7 +115,7 @@ fn recorded_streams() {
 }
 
 #[test]
-fn a_split_changes_nothing() {
+fn one_split_does_not_change_the_observation() {
     for (name, expected) in recorded() {
         let text = recording(name);
         assert_eq!(observe(as_stream(AnswerDialect::Responses), text.chunks(1)), expected, "{name}, byte by byte");
@@ -137,7 +137,7 @@ fn a_split_changes_nothing() {
 }
 
 #[test]
-fn pairs_of_splits_change_nothing() {
+fn two_splits_do_not_change_the_observation() {
     for name in ["error-then-failed", "error-only"] {
         let text = recording(name);
         let expected = stream(&text);
@@ -151,7 +151,7 @@ fn pairs_of_splits_change_nothing() {
 }
 
 #[test]
-fn an_event_of_many_megabytes_is_seen_through() {
+fn an_event_of_many_megabytes_is_observed() {
     let image = "iVBORw0KGgo".repeat(8 << 20 >> 3);
     let text = format!(
         "data: {{\"response\":{{\"id\":\"resp_big\",\"model\":\"m\",\"output\":[{{\"result\":\"{image}\"}}],\
@@ -164,7 +164,7 @@ fn an_event_of_many_megabytes_is_seen_through() {
 }
 
 #[test]
-fn odd_streams_are_survived() {
+fn unusual_streams_do_no_harm() {
     let after = recording("named");
     let expected = stream(&after);
     let eight_megabytes = 8 << 20;
@@ -215,7 +215,7 @@ fn the_first_terminal_event_decides() {
 }
 
 #[test]
-fn codes_ids_and_counts_are_kept_only_where_sound() {
+fn codes_ids_and_counts_are_kept_only_if_plausible() {
     let code = |value: &str| json(format!("{{\"error\":{{\"type\":\"t\",\"code\":{value}}}}}")).code;
     assert_eq!(code("\"a_B-1.2\"").as_deref(), Some("a_B-1.2"));
     assert_eq!(code("404").as_deref(), Some("404"));
@@ -247,7 +247,7 @@ fn codes_ids_and_counts_are_kept_only_where_sound() {
 }
 
 #[test]
-fn json_answers() {
+fn json_answers_are_observed() {
     let body = r#"{"id":"resp_1","object":"response","model":"gpt-4.1","status":"completed","error":null,"output":[{"id":"msg_1",
         "status":"incomplete","usage":{"total_tokens":9}}],"usage":{"input_tokens":2,"input_tokens_details":{"cached_tokens":1},
         "output_tokens":4,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":6}}"#;
@@ -272,7 +272,7 @@ fn json_answers() {
 
 proptest! {
     #[test]
-    fn garbage_is_survived_and_seen_the_same(
+    fn garbage_does_no_harm_for_any_split(
         garbage in vec(prop_oneof![
             any::<u8>().prop_map(|byte| vec![byte]),
             prop::sample::select(vec![
@@ -292,7 +292,7 @@ proptest! {
 }
 
 #[test]
-fn an_id_that_is_no_identifier_and_a_count_that_nobody_believes_are_not_told() {
+fn implausible_ids_and_counts_are_not_reported() {
     for (id, told) in
         [("resp_1-a:b/c=", true), ("a\\u0000b", false), ("a b", false), ("a\\nb", false), ("\u{e9}", false)]
     {

@@ -27,9 +27,9 @@
 
 use super::{
     collect::{Collect, Hit, Level},
-    finder::{Finder, MAX_ID},
+    finder::Finder,
     grammar::{Grammar, ObjectKind, Rule, SKIP, StringRule, TOP, at},
-    ids::{kind_of, trimmed},
+    ids::{MAX_ID, kind_of, trimmed},
 };
 use crate::{
     domain::origin::{Kind, Reference},
@@ -160,25 +160,25 @@ pub(in crate::protocol) struct Candidates {
 }
 
 /// Finds the references in one text after another.
-pub(in crate::protocol) type Learner = Finder<Candidates>;
+pub(in crate::protocol) type ReferenceReader = Finder<Candidates>;
 
 impl Candidates {
     /// Creates a finder for the data of events.
-    pub(in crate::protocol) fn of_events() -> Learner {
+    pub(in crate::protocol) fn of_events() -> ReferenceReader {
         Self::of(&EVENT)
     }
 
     /// Creates a finder for a whole body.
-    pub(in crate::protocol) fn of_body() -> Learner {
+    pub(in crate::protocol) fn of_body() -> ReferenceReader {
         Self::of(&BODY)
     }
 
     /// Creates a finder for chat completions.
-    pub(in crate::protocol) fn of_chat() -> Learner {
+    pub(in crate::protocol) fn of_chat() -> ReferenceReader {
         Self::of(&CHAT)
     }
 
-    fn of(grammar: &'static Grammar) -> Learner {
+    fn of(grammar: &'static Grammar) -> ReferenceReader {
         let found = Self { grammar, found: Vec::new(), dropped: 0, before: 0, is_container_file: false };
         Finder::new(grammar, true, found)
     }

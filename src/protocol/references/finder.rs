@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{
     collect::{Collect, Hit, Level},
     grammar::{Grammar, ObjectKind, SKIP, StringRule, TOP},
-    ids::{kind_of, may_begin_id, trimmed},
+    ids::{MAX_ID, kind_of, may_begin_id, trimmed},
 };
 use crate::{
     domain::origin::{Kind, Reference, ReferenceHash},
@@ -15,9 +15,6 @@ use crate::{
 /// The finder follows this many levels, at 16 bytes each. Documented places need fewer than 10. [`Finder`] describes deeper
 /// levels.
 const MAX_LEVELS: usize = 64;
-
-/// The longest id in bytes. OpenAI's ids have fewer than 100.
-pub(super) const MAX_ID: usize = 256;
 
 /// The prefix of OpenAI's own curated skills (`openai-spreadsheets`), which are in every account. Skills that a user made are
 /// `skill_…`.

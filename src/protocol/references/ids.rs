@@ -1,7 +1,9 @@
 //! Recognizes the ids of stored objects.
 
-use super::finder::MAX_ID;
 use crate::{domain::origin::Kind, protocol::json::STRING_LIMIT};
+
+/// The longest id in bytes. OpenAI's ids have fewer than 100.
+pub(super) const MAX_ID: usize = 256;
 
 /// The longest prefix of an id, in bytes. OpenAI's prefixes have up to 5.
 const MAX_PREFIX: usize = 12;
@@ -127,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_prefix_says_the_kind() {
+    fn the_prefix_of_an_id_names_its_kind() {
         let (id, word) = (|kind| Some((kind, true)), |kind| Some((kind, false)));
         for (text, kind) in [
             ("resp_1", id(Kind::Response)),
@@ -144,7 +146,7 @@ mod tests {
             ("amsg_1", id(Kind::Item)),
             ("item_count", word(Kind::Item)),
             ("newitem_68a9837bb9bc8190b403947311db6faa", id(Kind::Item)),
-            // What callers write.
+            // Texts that clients write.
             ("", None),
             ("resp", None),
             ("resp_", None),
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn random_texts_are_ids_where_upstreams_give_such() {
+    fn random_texts_count_as_ids_if_upstreams_use_such_ids() {
         for text in [
             "018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f",
             "018F3B5E-7D8A-7C6E-B0F1-2A3B4C5D6E7F",
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_around_an_id_hides_nothing() {
+    fn an_id_with_white_space_around_it_is_found() {
         let spaces = ["", " ", "\t \r\n", "\u{a0}", "\u{3000}\u{2003}", "\u{b}\u{c}\u{85}\u{2028}"];
         for before in spaces {
             for after in spaces {

@@ -9,7 +9,7 @@ use crate::{
         origin::{Kind, Reference},
     },
     protocol::{
-        body::Rope,
+        body::SegmentedBody,
         json::{JsonError, JsonErrorKind},
     },
 };
@@ -268,9 +268,9 @@ fn an_id_of_another_kind_counts_twice() {
     assert_eq!(hashes(&scan.finish().unwrap().references), expected(&[(Response, uuid)]));
 }
 
-/// What a caller's function gives is the caller's own; what a provider documents there is looked up.
+/// The output of a client's function belongs to the client. Documented fields of the provider are looked up.
 #[test]
-fn names_in_what_calls_gave_are_the_callers_own() {
+fn names_in_outputs_of_calls_belong_to_the_client() {
     let files = |text: &str| {
         let used = scan(text).unwrap().references;
         assert_eq!(scan_pieces(text.as_bytes().chunks(1)).unwrap().references, used, "{text}");
@@ -313,7 +313,7 @@ fn names_in_what_calls_gave_are_the_callers_own() {
 
 /// Everything that names of callers would mean elsewhere, in places where callers choose names.
 #[test]
-fn names_of_callers_are_not_acted_on() {
+fn names_of_the_client_are_no_references() {
     for text in [
         r#"{"guided_json":{"properties":{"Container":{"type":"string"},"File_Id":{},"Annotations":[1],"Conversation":1,"conversation":2}}}"#,
         r#"{"format":{"properties":{"previous_response_id":{"type":"string"},"Previous_Response_Id":{"type":"string"}}}}"#,
@@ -329,7 +329,7 @@ fn names_of_callers_are_not_acted_on() {
 
 /// The items that are whole, those that have to be looked up, and those in between.
 #[test]
-fn tells_items_that_are_whole() {
+fn complete_items_are_distinguished_from_references() {
     let uses = |item: &str| {
         let around = [format!(r#"{{"input":[{item}]}}"#), format!(r#"{{"input":{item}}}"#)];
         let uses = around.map(|text| {
@@ -422,7 +422,7 @@ fn tells_items_that_are_whole() {
 }
 
 #[test]
-fn leaves_out_what_is_no_reference() {
+fn values_that_are_no_references_are_ignored() {
     for text in [
         r#"{"previous_response_id":null,"conversation":null,"input":"resp_1","prompt":"file_id","instructions":"resp_1"}"#,
         r#"{"previous_response_id":"","conversation":{"id":""},"input":[{"id":"","encrypted_content":"","file_id":null}]}"#,
@@ -439,7 +439,7 @@ fn leaves_out_what_is_no_reference() {
 }
 
 #[test]
-fn escapes_hide_nothing() {
+fn escaped_references_are_found() {
     use Kind::*;
     finds(r#"{"previous_\u0072esponse_id":"resp_\u0031"}"#, &[(Response, "resp_1")]);
     finds(r#"{"\u0069nput":[{"t\u0079pe":"x","\u0069\u0064":"a\/b\ud83d\ude00"}]}"#, &[(Item, "a/b😀")]);
@@ -448,7 +448,7 @@ fn escapes_hide_nothing() {
 }
 
 #[test]
-fn tells_where_a_reference_stands() {
+fn the_path_of_a_reference_is_reported() {
     let text =
         r#"{"input":[{"id": "msg_1" ,"encrypted_content":"gA"}],"x":"resp_1","tools":[{"file_ids":["a", "b"]}]}"#;
     let used = scan(text).unwrap().references;
@@ -467,7 +467,7 @@ fn tells_where_a_reference_stands() {
 }
 
 #[test]
-fn what_cannot_be_known_is_unusable() {
+fn a_text_with_unknown_meaning_is_unusable() {
     let id = |len: usize| scan(format!("{{\"previous_response_id\":\"{}\"}}", "x".repeat(len))).unwrap().references;
     assert!(id(256)[0].reference.is_some());
     for len in [257, 512, 513, 100_000] {
@@ -490,7 +490,7 @@ fn what_cannot_be_known_is_unusable() {
     );
 }
 
-/// What two parsers would read in two ways.
+/// Texts that two parsers could read differently.
 #[test]
 fn ambiguous_names_are_refused() {
     use JsonErrorKind::*;
@@ -532,7 +532,7 @@ fn ambiguous_names_are_refused() {
 
 /// Strings hold UTF-8 without control bytes, whatever they are for: lenient parsers read others in different ways.
 #[test]
-fn strings_are_text() {
+fn invalid_text_in_strings_is_refused() {
     use JsonErrorKind::*;
     for (string, kind) in [
         (&b"a\nb"[..], ControlByte { name: None }),
@@ -568,7 +568,7 @@ fn strings_are_text() {
 }
 
 #[test]
-fn references_are_bounded() {
+fn the_number_of_references_is_bounded() {
     let body = |count: usize, item: &str| format!("{{\"input\":[{}]}}", vec![item; count].join(","));
     let (bare, whole) = (r#"{"id":"x"}"#, r#"{"id":"x","role":"user","content":"x"}"#);
     assert_eq!(scan(body(MOST_LOOKED_UP, bare)).unwrap().references.len(), MOST_LOOKED_UP);
@@ -589,7 +589,7 @@ fn references_are_bounded() {
 }
 
 #[test]
-fn reads_the_fields_of_the_same_scan() {
+fn the_scan_also_reads_the_request_fields() {
     let text =
         r#"{"model":"m","stream":true,"store":false,"background":null,"prompt_cache_key":"k","conversation":"c"}"#;
     let request = scan(text).unwrap();
@@ -617,16 +617,16 @@ fn reads_the_fields_of_the_same_scan() {
     assert!(request.model.is_none() && hashes(&request.references) == expected(&[(Kind::Item, "msg_1")]));
 }
 
-/// What is left of the text, parsed.
+/// The text without the cut parts, parsed.
 fn cut(text: &str, request: &ScannedRequest) -> Value {
-    let mut rope = Rope::new();
+    let mut rope = SegmentedBody::new();
     rope.push(Bytes::copy_from_slice(text.as_bytes()));
     let left: Vec<u8> = rope.edited(&request.without_bound()).pieces().flatten().collect();
     serde_json::from_slice(&left).unwrap()
 }
 
 #[test]
-fn what_one_account_alone_understands_is_cut_out() {
+fn items_that_only_one_account_understands_are_cut_out() {
     let reasoning = r#"{"id":"rs","encrypted_content":"g","type":"reason\u0069ng"}"#;
     let call = |id: &str| format!(r#"{{"type":"function_call","call_id":"{id}","name":"f","arguments":"{{}}"}}"#);
     let output = |id: &str| format!(r#"{{"type":"function_call_output","call_id":"{id}","output":"x"}}"#);
@@ -717,7 +717,7 @@ proptest! {
 
     /// Every reference that a plain walk of the parsed text finds, and no other; refused is what the walk finds ambiguous.
     #[test]
-    fn finds_what_a_walk_finds(
+    fn the_scan_finds_what_a_walk_of_the_tree_finds(
         body in bodies(),
         style in vec(any::<u8>(), 1..40),
         cuts in vec(any::<Index>(), 0..12),
@@ -759,7 +759,7 @@ proptest! {
     }
 
     #[test]
-    fn cutting_is_removing(input in input(), style in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..6)) {
+    fn cutting_equals_removing_elements_from_the_tree(input in input(), style in vec(any::<u8>(), 1..40), cuts in vec(any::<Index>(), 0..6)) {
         let mut body = json!({"a": [1, {}], "input": input, "z": 1});
         let text = texts::write(&body, &style);
         let request = scan_pieces(texts::cut(text.as_bytes(), &cuts)).unwrap();

@@ -2,13 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, Request};
+use http::Request;
 
-use super::{ApiError, RequestArrival};
+use super::ApiError;
 use crate::{
-    auth,
-    domain::{endpoint::Endpoint, outcome::RejectedRequest, problem::Problem},
-    proxy::Tables,
+    domain::{endpoint::Endpoint, problem::Problem},
+    proxy::{arrival::RequestArrival, rejection::rejected, tables::Tables},
 };
 
 /// The most bytes of a path in the log.
@@ -55,19 +54,13 @@ impl ApiError {
         let mut rejected = rejected(tables, request.headers(), arrival);
         rejected.method = Some(request.method().clone());
         rejected.path = Some(beginning(request.uri().path()).into());
-        if let Ok(caller) = tables.keys.authenticate(request.headers(), arrival.visit()) {
+        if let Ok(caller) = tables.keys.authenticate(request.headers(), arrival.source()) {
             rejected.key = Some(Arc::clone(&caller.name));
             rejected.key_begins = None;
         }
         self.rejected = Some(Box::new(rejected));
         self
     }
-}
-
-/// Returns what the log says of a request that is rejected early.
-pub(in crate::proxy) fn rejected(tables: &Tables, headers: &HeaderMap, arrival: &RequestArrival) -> RejectedRequest {
-    let client = tables.keys.client(headers, arrival.visit()).filter(|_| tables.logs_client_ip);
-    RejectedRequest { client, key_begins: auth::loggable_prefix(headers), ..RejectedRequest::default() }
 }
 
 /// Returns the first 200 bytes of a path, cut between characters.

@@ -5,7 +5,7 @@ use proptest::{prelude::*, strategy::Strategy as Plan};
 use super::{Strategy, *};
 use crate::{
     config::OnLostState,
-    domain::{chance::seed, standing::EjectionCause},
+    domain::{health_state::EjectionCause, random::seed},
     routing::Target,
 };
 
@@ -32,7 +32,7 @@ fn candidate(target: usize, upstream: usize, credential: usize) -> Candidate {
         upstream_seed: seed(&["upstream", &upstream.to_string()]),
         account_id: seed(&["upstream", &upstream.to_string(), &credential.to_string()]),
         exclusion: None,
-        standing: HealthState::InService,
+        health_state: HealthState::InService,
         full: false,
         in_flight: 0,
         latency: None,
@@ -58,11 +58,11 @@ fn out(cause: EjectionCause, seconds: u64) -> HealthState {
 
 /// The share of requests for which each target comes first. With `sticky`, each request has its own preference.
 fn firsts(route: &Route<'_>, candidates: &[Candidate], sticky: bool, times: u64) -> Vec<f64> {
-    let dice = Dice::seeded(11);
+    let random = RandomSource::seeded(11);
     let mut counts = vec![0_u32; route.targets.len()];
     for nth in 0..times {
         let preference = sticky.then(|| seed(&["key", &nth.to_string()]));
-        let choice = choose(route, candidates.to_vec(), preference, nth as usize, &dice);
+        let choice = choose(route, candidates.to_vec(), preference, nth as usize, &random);
         counts[choice.candidates[0].target] += 1;
     }
     counts.iter().map(|count| f64::from(*count) / times as f64).collect()
@@ -105,7 +105,7 @@ fn the_shares_of_the_remaining_targets_keep_their_proportion() {
     let targets = [target(0, 1, 1), target(1, 1, 2), target(2, 1, 3)];
     let route = route(Strategy::Weighted, &targets);
     let mut candidates = all(&route, |_| 1);
-    candidates[2].standing = out(EjectionCause::Faults, 3);
+    candidates[2].health_state = out(EjectionCause::Faults, 3);
     for sticky in [false, true] {
         assert_shares(&firsts(&route, &candidates, sticky, 20_000), &[1, 2, 0]);
     }
@@ -113,14 +113,14 @@ fn the_shares_of_the_remaining_targets_keep_their_proportion() {
 
 #[test]
 fn equal_credentials_take_turns() {
-    let dice = Dice::seeded(1);
+    let random = RandomSource::seeded(1);
     // One upstream has two credentials, the other has three, and one of the three is ejected.
     let route = route(Strategy::Ordered, &[target(0, 1, 1), target(1, 2, 1)]);
     let mut candidates = all(&route, |upstream| 2 + upstream);
-    candidates[3].standing = out(EjectionCause::Faults, 3);
+    candidates[3].health_state = out(EjectionCause::Faults, 3);
     let mut counts: HashMap<_, u32> = HashMap::new();
     for turn in 0..600 {
-        let choice = choose(&route, candidates.clone(), None, turn, &dice);
+        let choice = choose(&route, candidates.clone(), None, turn, &random);
         let ids = ids(&choice);
         *counts.entry(ids[0]).or_default() += 1;
         *counts.entry(ids[2]).or_default() += 1;
@@ -136,7 +136,7 @@ fn the_least_busy_credential_comes_first() {
         candidate.in_flight = in_flight;
     }
     for turn in 0..8 {
-        let choice = choose(&route, candidates.clone(), None, turn, &Dice::seeded(1));
+        let choice = choose(&route, candidates.clone(), None, turn, &RandomSource::seeded(1));
         assert_eq!(ids(&choice), [(0, 3), (0, 1), (0, 2), (0, 0)]);
     }
 }
@@ -147,13 +147,13 @@ fn a_preference_ignores_turn_dice_and_load() {
     for key in 0..50 {
         let preference = Some(seed(&["key", &key.to_string()]));
         let mut candidates = all(&route, |_| 4);
-        let expected = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
+        let expected = ids(&choose(&route, candidates.clone(), preference, 0, &RandomSource::seeded(0)));
         for turn in 1..20 {
             for (nth, candidate) in candidates.iter_mut().enumerate() {
                 candidate.in_flight = (nth * turn) % 7;
                 candidate.latency = Some(Duration::from_millis((nth * turn) as u64 % 5));
             }
-            let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(turn as u64));
+            let choice = choose(&route, candidates.clone(), preference, turn, &RandomSource::seeded(turn as u64));
             assert_eq!(ids(&choice), expected);
         }
     }
@@ -166,7 +166,7 @@ fn a_new_credential_takes_only_its_share() {
     let route = route(Strategy::Ordered, &[target(0, 1, 1)]);
     let first = |credentials, key: u64| {
         let preference = Some(seed(&["key", &key.to_string()]));
-        choose(&route, all(&route, |_| credentials), preference, 0, &Dice::seeded(0)).candidates[0].credential
+        choose(&route, all(&route, |_| credentials), preference, 0, &RandomSource::seeded(0)).candidates[0].credential
     };
     for credentials in 1..6 {
         let mut moved = vec![0_u32; credentials];
@@ -195,10 +195,10 @@ fn an_ejected_target_does_not_move_requests_of_other_targets() {
     for key in 0..5000_u64 {
         let preference = Some(seed(&["key", &key.to_string()]));
         let candidates = all(&route, |_| 1);
-        let order = ids(&choose(&route, candidates.clone(), preference, 0, &Dice::seeded(0)));
+        let order = ids(&choose(&route, candidates.clone(), preference, 0, &RandomSource::seeded(0)));
         let mut fewer = candidates;
-        fewer[2].standing = out(EjectionCause::Faults, 1);
-        let left = ids(&choose(&route, fewer, preference, 0, &Dice::seeded(0)));
+        fewer[2].health_state = out(EjectionCause::Faults, 1);
+        let left = ids(&choose(&route, fewer, preference, 0, &RandomSource::seeded(0)));
         let without: Vec<_> = order.iter().copied().filter(|(target, _)| *target != 2).collect();
         assert_eq!(left, without);
         if order[0].0 == 2 {
@@ -239,7 +239,7 @@ fn priority_comes_before_latency() {
     candidates[0].latency = Some(Duration::from_millis(1));
     candidates[1].latency = Some(Duration::from_secs(1));
     candidates[2].latency = Some(Duration::from_secs(9));
-    let choice = choose(&route, candidates, None, 0, &Dice::seeded(5));
+    let choice = choose(&route, candidates, None, 0, &RandomSource::seeded(5));
     assert_eq!(ids(&choice), [(1, 0), (2, 0), (0, 0)]);
 }
 
@@ -254,17 +254,17 @@ fn if_all_are_ejected_the_shortest_cooldown_comes_first_and_the_refused_last() {
         out(EjectionCause::Faults, 0),
     ];
     for (candidate, state) in candidates.iter_mut().zip(states) {
-        candidate.standing = state;
+        candidate.health_state = state;
     }
     for preference in [None, Some(1), Some(2)] {
-        let choice = choose(&route, candidates.clone(), preference, 3, &Dice::seeded(5));
+        let choice = choose(&route, candidates.clone(), preference, 3, &RandomSource::seeded(5));
         assert!(choice.last_resort);
         assert_eq!(ids(&choice), [(3, 0), (2, 0), (1, 0), (0, 0)]);
     }
     // An excluded candidate is excluded also in the last resort.
     candidates[3].exclusion = Some(ExclusionReason::Key);
     candidates[2].exclusion = Some(ExclusionReason::TooLarge(5));
-    assert_eq!(ids(&choose(&route, candidates, None, 0, &Dice::seeded(5))), [(1, 0), (0, 0)]);
+    assert_eq!(ids(&choose(&route, candidates, None, 0, &RandomSource::seeded(5))), [(1, 0), (0, 0)]);
 }
 
 fn health_state() -> impl Plan<Value = HealthState> {
@@ -275,12 +275,12 @@ fn health_state() -> impl Plan<Value = HealthState> {
     ]
 }
 
-/// A route, its candidates in any state, a preference, a turn and a seed for the dice.
+/// A route, its candidates in any state, a preference, a turn and a seed for the random.
 fn routing_input() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<u64>, usize, u64)> {
     let strategy = prop_oneof![Just(Strategy::Ordered), Just(Strategy::Weighted), Just(Strategy::LeastLatency)];
     let targets = prop::collection::vec((0_usize..3, 1_u32..4, 1_u32..20), 1..5);
     (strategy, targets, 1_usize..4, any::<u64>(), prop::option::of(any::<u64>()), any::<usize>()).prop_flat_map(
-        |(strategy, targets, credentials, dice, preference, turn)| {
+        |(strategy, targets, credentials, random, preference, turn)| {
             let targets: Vec<_> =
                 targets.into_iter().map(|(at, priority, weight)| target(at, priority, weight)).collect();
             let route = route(strategy, &targets);
@@ -295,17 +295,17 @@ fn routing_input() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<
                 ),
                 candidates.len(),
             );
-            (Just(route), Just(candidates), states, Just(preference), Just(turn), Just(dice)).prop_map(
-                |(route, mut candidates, states, preference, turn, dice)| {
+            (Just(route), Just(candidates), states, Just(preference), Just(turn), Just(random)).prop_map(
+                |(route, mut candidates, states, preference, turn, random)| {
                     for (candidate, (state, is_excluded, full, in_flight, latency)) in candidates.iter_mut().zip(states)
                     {
-                        candidate.standing = state;
+                        candidate.health_state = state;
                         candidate.exclusion = is_excluded.then_some(ExclusionReason::Key);
                         candidate.full = full;
                         candidate.in_flight = in_flight;
                         candidate.latency = latency.map(Duration::from_millis);
                     }
-                    (route, candidates, preference, turn, dice)
+                    (route, candidates, preference, turn, random)
                 },
             )
         },
@@ -314,10 +314,10 @@ fn routing_input() -> impl Plan<Value = (Route<'static>, Vec<Candidate>, Option<
 
 proptest! {
     #[test]
-    fn every_order_keeps_the_rules((route, candidates, preference, turn, dice) in routing_input()) {
-        let choice = choose(&route, candidates.clone(), preference, turn, &Dice::seeded(dice));
+    fn any_order_of_events_keeps_the_rules((route, candidates, preference, turn, random) in routing_input()) {
+        let choice = choose(&route, candidates.clone(), preference, turn, &RandomSource::seeded(random));
         let allowed: Vec<_> = candidates.iter().filter(|candidate| candidate.exclusion.is_none()).collect();
-        let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.standing.is_usable()).collect();
+        let usable: Vec<_> = allowed.iter().filter(|candidate| candidate.health_state.is_usable()).collect();
         prop_assert_eq!(choice.last_resort, usable.is_empty());
 
         // Every candidate that may be tried occurs once, and no other candidate occurs.
@@ -327,12 +327,12 @@ proptest! {
         found.dedup();
         prop_assert_eq!((found.len(), choice.candidates.len()), (expected, expected));
         prop_assert!(choice.candidates.iter().all(|one| one.exclusion.is_none()));
-        prop_assert!(choice.last_resort || choice.candidates.iter().all(|one| one.standing.is_usable()));
+        prop_assert!(choice.last_resort || choice.candidates.iter().all(|one| one.health_state.is_usable()));
 
         let priority = |one: &Candidate| route.targets[one.target].priority;
         for (one, next) in choice.candidates.iter().zip(choice.candidates.iter().skip(1)) {
             if choice.last_resort {
-                prop_assert!(one.standing.badness(&next.standing) != Ordering::Greater);
+                prop_assert!(one.health_state.badness(&next.health_state) != Ordering::Greater);
                 continue;
             }
             prop_assert!(one.full <= next.full, "a full candidate before one that is not full");
@@ -343,7 +343,7 @@ proptest! {
                 }
             }
         }
-        // The same dice give the same order.
-        prop_assert_eq!(ids(&choice), ids(&choose(&route, candidates, preference, turn, &Dice::seeded(dice))));
+        // The same random give the same order.
+        prop_assert_eq!(ids(&choice), ids(&choose(&route, candidates, preference, turn, &RandomSource::seeded(random))));
     }
 }

@@ -1,9 +1,9 @@
-//! What may be wrong with the framing of a request.
+//! Errors in the framing of a request.
 
-/// What is wrong. Nothing behind it can be understood any more.
+/// A framing error. The bytes after it cannot be interpreted any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// Not a method, a target and HTTP/1.0 or HTTP/1.1, each behind one space.
+pub enum FramingError {
+    /// The request line is not a method, a target and HTTP/1.0 or HTTP/1.1, separated by single spaces.
     RequestLine,
     /// A CR or a LF without the other.
     LineEnding,
@@ -11,22 +11,22 @@ pub enum Fault {
     Folding,
     /// A name or a value with bytes that it may not have (NUL among them), or a line without a colon.
     Header,
-    /// None in HTTP/1.1, more than one, or not a host.
+    /// No Host header in HTTP/1.1, more than one, or an invalid host.
     Host,
-    /// Not one number.
+    /// `Content-Length` is not a single number.
     ContentLength,
-    /// Not `chunked` and nothing else, or in HTTP/1.0, which has no chunks.
+    /// `Transfer-Encoding` is not exactly `chunked`, or the request is HTTP/1.0, which has no chunks.
     TransferEncoding,
     /// `Content-Length` beside `Transfer-Encoding`.
     TwoLengths,
-    /// A chunk's size or end, or a trailer.
+    /// The size or the end of a chunk, or a trailer, is malformed.
     Chunk,
-    /// Too many bytes or too many headers.
+    /// The head has too many bytes or too many headers.
     HeadTooLarge,
 }
 
-impl Fault {
-    /// Its fixed name: a label in the metrics.
+impl FramingError {
+    /// The fixed name: a label in the metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RequestLine => "request_line",
@@ -42,7 +42,7 @@ impl Fault {
         }
     }
 
-    /// Whether the request that it is in has begun: its head was in order.
+    /// Whether the error is in a body, after a valid head.
     pub(in crate::server) const fn is_in_body(self) -> bool {
         matches!(self, Self::Chunk)
     }

@@ -1,36 +1,36 @@
-//! The head of a request, byte by byte, without keeping any of it; and the trailers behind a chunked body, which are
-//! header lines too.
+//! Parses the head of a request byte by byte, without keeping it. Also parses the trailers after a chunked body, which
+//! are header lines too.
 
 use http::Uri;
 use memchr::memchr;
 
 use super::{
-    class::{HOST, PATH, QUERY, TOKEN, is, is_text},
-    fault::Fault,
+    class::{HOST, PATH, QUERY, TOKEN, has_class, is_text},
+    fault::FramingError,
 };
 
-/// hyper takes so many headers.
+/// hyper accepts this many headers.
 const MAX_HEADERS: usize = 100;
 
-/// Trailers are read and dropped. hyper takes less than 16 KiB of them.
+/// The most bytes of trailers, which are read and dropped. hyper accepts less than 16 KiB.
 const MAX_TRAILERS: usize = 8 * 1024;
 
 const VERSION: &[u8] = b"HTTP/1.";
 const CHUNKED: &[u8] = b"chunked";
 
-/// hyper keeps the two largest for itself.
+/// hyper uses the two largest numbers for itself.
 const MAX_LENGTH: u64 = u64::MAX - 2;
 
-/// How a request says where its body ends. None at all is a length of 0.
+/// How a request marks the end of its body. No header means a length of 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyFraming {
     Length(u64),
     Chunked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Before the request's line. Empty lines are forgiven, as RFC 9112 has it.
+enum HeadState {
+    /// Before the request line. Empty lines are skipped, as RFC 9112 asks.
     Start,
     StartLf,
     Method,
@@ -38,29 +38,29 @@ enum State {
     Target,
     Path,
     Query,
-    /// A target that is not a path: rare, kept until it is whole.
+    /// A target that is not a path. Rare; it is collected until it is complete.
     Other,
     Version,
     VersionCr,
     VersionLf,
     /// The first byte of a header line.
-    Line,
+    LineStart,
     Name,
     /// White space before a value.
-    Before,
+    BeforeValue,
     Value,
-    /// White space behind a value that is looked at.
-    Behind,
+    /// White space after a checked value.
+    AfterValue,
     ValueLf,
     EndLf,
 }
 
-/// A header whose value is looked at.
+/// A header whose value is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Host,
     Length,
-    Coding,
+    TransferEncoding,
     Other,
 }
 
@@ -69,30 +69,30 @@ impl Field {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => Self::Host,
             14 if name.eq_ignore_ascii_case(b"content-length") => Self::Length,
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Self::Coding,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => Self::TransferEncoding,
             _ => Self::Other,
         }
     }
 }
 
-/// The longest name that is looked at: `transfer-encoding`.
-const LONGEST: usize = 17;
+/// The length of the longest checked name: `transfer-encoding`.
+const LONGEST_NAME: usize = 17;
 
 #[derive(Debug)]
 pub(super) struct Head {
-    state: State,
+    state: HeadState,
     is_trailers: bool,
     max: usize,
-    /// Bytes of it so far.
+    /// Bytes of the head so far.
     len: usize,
     headers: usize,
-    /// HTTP/1.0.
+    /// Whether the request is HTTP/1.0.
     is_old: bool,
-    /// The name under way, where it came in parts; what goes beyond is none that is looked at.
-    name: [u8; LONGEST],
-    named: usize,
+    /// The current header's name, if it arrived in several parts. Bytes beyond the longest checked name are dropped.
+    name: [u8; LONGEST_NAME],
+    name_len: usize,
     field: Field,
-    /// Bytes of the version or of a coding that matched so far.
+    /// How many bytes of the version or of `chunked` matched so far.
     matched: usize,
     target: Vec<u8>,
     host: bool,
@@ -103,14 +103,14 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn new(max: usize) -> Self {
         Self {
-            state: State::Start,
+            state: HeadState::Start,
             is_trailers: false,
             max,
             len: 0,
             headers: 0,
             is_old: false,
-            name: [0; LONGEST],
-            named: 0,
+            name: [0; LONGEST_NAME],
+            name_len: 0,
             field: Field::Other,
             matched: 0,
             target: Vec::new(),
@@ -120,9 +120,9 @@ impl Head {
         }
     }
 
-    /// The next one is that of a request.
+    /// Prepares for the head of the next request.
     pub(super) fn request(&mut self) {
-        self.state = State::Start;
+        self.state = HeadState::Start;
         self.is_trailers = false;
         self.len = 0;
         self.headers = 0;
@@ -132,33 +132,33 @@ impl Head {
         self.chunked = false;
     }
 
-    /// The next ones are the trailers of this request.
+    /// Prepares for the trailers of this request.
     pub(super) fn trailers(&mut self) {
-        self.state = State::Line;
+        self.state = HeadState::LineStart;
         self.is_trailers = true;
         self.len = 0;
         self.headers = 0;
     }
 
-    /// Nothing of it came yet.
+    /// Whether no byte of the head arrived yet.
     pub(super) fn is_new(&self) -> bool {
         self.len == 0
     }
 
-    /// Reads on. Where it ends in `bytes`, if it does.
-    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+    /// Reads more bytes. Returns the position after the head if the head ends in `bytes`.
+    pub(super) fn read(&mut self, bytes: &[u8]) -> Result<Option<usize>, FramingError> {
         let max = if self.is_trailers { MAX_TRAILERS } else { self.max };
         let room = max - self.len;
         let within = bytes.get(..room).unwrap_or(bytes);
         let mut rest = within;
         while let Some((&byte, after)) = rest.split_first() {
             rest = match self.state {
-                State::Path => self.target_run(rest, PATH)?,
-                State::Query => self.target_run(rest, QUERY)?,
-                State::Line => self.line(rest, byte, after)?,
-                State::Name => self.name(rest)?,
-                State::Value if self.field == Field::Other => self.text(rest)?,
-                State::EndLf => {
+                HeadState::Path => self.target_run(rest, PATH)?,
+                HeadState::Query => self.target_run(rest, QUERY)?,
+                HeadState::LineStart => self.line(rest, byte, after)?,
+                HeadState::Name => self.name(rest)?,
+                HeadState::Value if self.field == Field::Other => self.text(rest)?,
+                HeadState::EndLf => {
                     expect_lf(byte)?;
                     self.len += within.len() - after.len();
                     return Ok(Some(within.len() - after.len()));
@@ -170,217 +170,219 @@ impl Head {
             };
         }
         self.len += within.len();
-        if self.len == max { Err(Fault::HeadTooLarge) } else { Ok(None) }
+        if self.len == max { Err(FramingError::HeadTooLarge) } else { Ok(None) }
     }
 
-    /// The body that the head announces, once it is whole.
-    pub(super) fn body(&self) -> Result<Body, Fault> {
+    /// The framing of the body that the complete head announces.
+    pub(super) fn body(&self) -> Result<BodyFraming, FramingError> {
         match (self.chunked, self.length) {
-            _ if !self.host && !self.is_old => Err(Fault::Host),
-            (true, Some(_)) => Err(Fault::TwoLengths),
-            (true, None) if self.is_old => Err(Fault::TransferEncoding),
-            (true, None) => Ok(Body::Chunked),
-            (false, length) => Ok(Body::Length(length.unwrap_or(0))),
+            _ if !self.host && !self.is_old => Err(FramingError::Host),
+            (true, Some(_)) => Err(FramingError::TwoLengths),
+            (true, None) if self.is_old => Err(FramingError::TransferEncoding),
+            (true, None) => Ok(BodyFraming::Chunked),
+            (false, length) => Ok(BodyFraming::Length(length.unwrap_or(0))),
         }
     }
 
-    /// What comes one byte at a time.
-    fn byte(&mut self, byte: u8) -> Result<(), Fault> {
+    /// Parses one byte in the states that are not read in runs.
+    fn byte(&mut self, byte: u8) -> Result<(), FramingError> {
         self.state = match self.state {
-            State::Start => match byte {
-                b'\r' => State::StartLf,
-                _ if is(byte, TOKEN) => State::Method,
-                _ => return Err(stray(byte, Fault::RequestLine)),
+            HeadState::Start => match byte {
+                b'\r' => HeadState::StartLf,
+                _ if has_class(byte, TOKEN) => HeadState::Method,
+                _ => return Err(unexpected(byte, FramingError::RequestLine)),
             },
-            State::StartLf => {
+            HeadState::StartLf => {
                 expect_lf(byte)?;
-                State::Start
+                HeadState::Start
             }
-            State::Method => match byte {
-                b' ' => State::Target,
-                _ if is(byte, TOKEN) => State::Method,
-                _ => return Err(stray(byte, Fault::RequestLine)),
+            HeadState::Method => match byte {
+                b' ' => HeadState::Target,
+                _ if has_class(byte, TOKEN) => HeadState::Method,
+                _ => return Err(unexpected(byte, FramingError::RequestLine)),
             },
-            State::Target if byte == b'/' => State::Path,
-            State::Target | State::Other => self.other(byte)?,
-            State::Version if self.matched == VERSION.len() => {
+            HeadState::Target if byte == b'/' => HeadState::Path,
+            HeadState::Target | HeadState::Other => self.other(byte)?,
+            HeadState::Version if self.matched == VERSION.len() => {
                 self.is_old = byte == b'0';
                 if !matches!(byte, b'0' | b'1') {
-                    return Err(stray(byte, Fault::RequestLine));
+                    return Err(unexpected(byte, FramingError::RequestLine));
                 }
-                State::VersionCr
+                HeadState::VersionCr
             }
-            State::Version => {
+            HeadState::Version => {
                 if VERSION.get(self.matched) != Some(&byte) {
-                    return Err(stray(byte, Fault::RequestLine));
+                    return Err(unexpected(byte, FramingError::RequestLine));
                 }
                 self.matched += 1;
-                State::Version
+                HeadState::Version
             }
-            State::VersionCr if byte == b'\r' => State::VersionLf,
-            State::VersionCr => return Err(stray(byte, Fault::RequestLine)),
-            State::VersionLf | State::ValueLf => {
+            HeadState::VersionCr if byte == b'\r' => HeadState::VersionLf,
+            HeadState::VersionCr => return Err(unexpected(byte, FramingError::RequestLine)),
+            HeadState::VersionLf | HeadState::ValueLf => {
                 expect_lf(byte)?;
-                State::Line
+                HeadState::LineStart
             }
-            State::Before if matches!(byte, b' ' | b'\t') => State::Before,
-            State::Before | State::Value | State::Behind => self.value(byte)?,
-            // Read in runs.
-            State::Path | State::Query | State::Line | State::Name | State::EndLf => self.state,
+            HeadState::BeforeValue if matches!(byte, b' ' | b'\t') => HeadState::BeforeValue,
+            HeadState::BeforeValue | HeadState::Value | HeadState::AfterValue => self.value(byte)?,
+            // `read` parses these states in runs.
+            HeadState::Path | HeadState::Query | HeadState::LineStart | HeadState::Name | HeadState::EndLf => {
+                self.state
+            }
         };
         Ok(())
     }
 
-    /// A path or a query, as far as it goes.
-    fn target_run<'a>(&mut self, bytes: &'a [u8], class: u8) -> Result<&'a [u8], Fault> {
-        let len = bytes.iter().position(|byte| !is(*byte, class)).unwrap_or(bytes.len());
+    /// Reads a path or a query as far as it goes.
+    fn target_run<'a>(&mut self, bytes: &'a [u8], class: u8) -> Result<&'a [u8], FramingError> {
+        let len = bytes.iter().position(|byte| !has_class(*byte, class)).unwrap_or(bytes.len());
         let Some((&byte, after)) = bytes.get(len..).and_then(<[u8]>::split_first) else { return Ok(&[]) };
         self.state = match byte {
-            b' ' => State::Version,
-            b'?' => State::Query,
-            _ => return Err(stray(byte, Fault::RequestLine)),
+            b' ' => HeadState::Version,
+            b'?' => HeadState::Query,
+            _ => return Err(unexpected(byte, FramingError::RequestLine)),
         };
         Ok(after)
     }
 
-    /// A whole URI, an authority or `*`: judged by the same parser that hyper asks.
-    fn other(&mut self, byte: u8) -> Result<State, Fault> {
+    /// Reads a whole URI, an authority or `*`. The parser that hyper uses judges it.
+    fn other(&mut self, byte: u8) -> Result<HeadState, FramingError> {
         match byte {
             b' ' => {
-                // Its memory is not kept either.
+                // Taking the target also frees its memory.
                 let target = std::mem::take(&mut self.target);
-                Uri::try_from(target.as_slice()).map_err(|_| Fault::RequestLine)?;
-                Ok(State::Version)
+                Uri::try_from(target.as_slice()).map_err(|_| FramingError::RequestLine)?;
+                Ok(HeadState::Version)
             }
             b'!'..=b'~' if byte != b'#' => {
                 self.target.push(byte);
-                Ok(State::Other)
+                Ok(HeadState::Other)
             }
-            _ => Err(stray(byte, Fault::RequestLine)),
+            _ => Err(unexpected(byte, FramingError::RequestLine)),
         }
     }
 
-    /// The first byte of a line, which is the first of its name if it has one.
-    fn line<'a>(&mut self, bytes: &'a [u8], byte: u8, after: &'a [u8]) -> Result<&'a [u8], Fault> {
+    /// Reads the first byte of a header line.
+    fn line<'a>(&mut self, bytes: &'a [u8], byte: u8, after: &'a [u8]) -> Result<&'a [u8], FramingError> {
         match byte {
             b'\r' => {
-                self.state = State::EndLf;
+                self.state = HeadState::EndLf;
                 return Ok(after);
             }
-            b' ' | b'\t' => return Err(Fault::Folding),
-            _ if is(byte, TOKEN) => {}
-            _ => return Err(stray(byte, Fault::Header)),
+            b' ' | b'\t' => return Err(FramingError::Folding),
+            _ if has_class(byte, TOKEN) => {}
+            _ => return Err(unexpected(byte, FramingError::Header)),
         }
         self.headers += 1;
         if self.headers > MAX_HEADERS {
-            return Err(Fault::HeadTooLarge);
+            return Err(FramingError::HeadTooLarge);
         }
-        self.named = 0;
-        self.state = State::Name;
+        self.name_len = 0;
+        self.state = HeadState::Name;
         Ok(bytes)
     }
 
-    /// A header's name, as far as it goes.
-    fn name<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
-        let len = bytes.iter().position(|byte| !is(*byte, TOKEN)).unwrap_or(bytes.len());
+    /// Reads a header's name as far as it goes.
+    fn name<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], FramingError> {
+        let len = bytes.iter().position(|byte| !has_class(*byte, TOKEN)).unwrap_or(bytes.len());
         let (name, rest) = bytes.split_at(len);
         let Some((&byte, after)) = rest.split_first() else {
             self.keep(name);
             return Ok(&[]);
         };
         if byte != b':' {
-            return Err(stray(byte, Fault::Header));
+            return Err(unexpected(byte, FramingError::Header));
         }
-        self.field = if self.named == 0 {
+        self.field = if self.name_len == 0 {
             Field::of(name)
         } else {
             self.keep(name);
-            self.name.get(..self.named).map_or(Field::Other, Field::of)
+            self.name.get(..self.name_len).map_or(Field::Other, Field::of)
         };
         self.begin()?;
-        self.state = State::Before;
+        self.state = HeadState::BeforeValue;
         Ok(after)
     }
 
-    /// A part of a name whose other parts come with other bytes.
+    /// Keeps a part of a name that arrives in several reads.
     fn keep(&mut self, part: &[u8]) {
-        for (place, byte) in self.name.iter_mut().skip(self.named).zip(part) {
+        for (place, byte) in self.name.iter_mut().skip(self.name_len).zip(part) {
             *place = *byte;
         }
-        self.named += part.len();
+        self.name_len += part.len();
     }
 
-    /// A value that is looked at begins: it may not be the second one.
-    fn begin(&mut self) -> Result<(), Fault> {
+    /// Begins a checked value. A second header of the same name is an error.
+    fn begin(&mut self) -> Result<(), FramingError> {
         let is_second = match self.field {
             Field::Other => return Ok(()),
             Field::Host => std::mem::replace(&mut self.host, true),
             Field::Length => self.length.is_some(),
-            Field::Coding => std::mem::replace(&mut self.chunked, true),
+            Field::TransferEncoding => std::mem::replace(&mut self.chunked, true),
         };
         self.matched = 0;
-        // In trailers they would say something about a body that is over.
+        // In trailers, these headers would describe a body that has already ended.
         if is_second || self.is_trailers { Err(self.fault()) } else { Ok(()) }
     }
 
-    /// What is wrong where the value of the header under way is.
-    fn fault(&self) -> Fault {
+    /// The error for an invalid value of the current header.
+    fn fault(&self) -> FramingError {
         match self.field {
-            Field::Other => Fault::Header,
-            Field::Host => Fault::Host,
-            Field::Length => Fault::ContentLength,
-            Field::Coding => Fault::TransferEncoding,
+            Field::Other => FramingError::Header,
+            Field::Host => FramingError::Host,
+            Field::Length => FramingError::ContentLength,
+            Field::TransferEncoding => FramingError::TransferEncoding,
         }
     }
 
-    /// A value that is not looked at, as far as it goes.
-    fn text<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Fault> {
+    /// Reads an unchecked value as far as it goes.
+    fn text<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], FramingError> {
         let len = memchr(b'\r', bytes).unwrap_or(bytes.len());
         let (text, rest) = bytes.split_at(len);
-        // Without a branch in it, the compiler looks at many bytes at once.
-        if !text.iter().fold(true, |is, byte| is & is_text(*byte)) {
+        // Without a branch in the loop, the compiler checks many bytes at once.
+        if !text.iter().fold(true, |has_class, byte| has_class & is_text(*byte)) {
             let first = text.iter().find(|byte| !is_text(**byte));
-            return Err(stray(first.copied().unwrap_or_default(), Fault::Header));
+            return Err(unexpected(first.copied().unwrap_or_default(), FramingError::Header));
         }
         let Some((_, after)) = rest.split_first() else { return Ok(&[]) };
-        self.state = State::ValueLf;
+        self.state = HeadState::ValueLf;
         Ok(after)
     }
 
-    /// One byte of a value, or behind it.
-    fn value(&mut self, byte: u8) -> Result<State, Fault> {
+    /// Parses one byte of a checked value, or after it.
+    fn value(&mut self, byte: u8) -> Result<HeadState, FramingError> {
         match (byte, self.field) {
-            (b'\r', Field::Length) if self.length.is_none() => Err(Fault::ContentLength),
-            (b'\r', Field::Coding) if self.matched < CHUNKED.len() => Err(Fault::TransferEncoding),
-            (b'\r', _) => Ok(State::ValueLf),
-            (_, Field::Other) if is_text(byte) => Ok(State::Value),
-            (b' ' | b'\t', _) => Ok(State::Behind),
-            _ if self.state == State::Behind => Err(stray(byte, self.fault())),
-            (_, Field::Host) if is(byte, HOST) => Ok(State::Value),
+            (b'\r', Field::Length) if self.length.is_none() => Err(FramingError::ContentLength),
+            (b'\r', Field::TransferEncoding) if self.matched < CHUNKED.len() => Err(FramingError::TransferEncoding),
+            (b'\r', _) => Ok(HeadState::ValueLf),
+            (_, Field::Other) if is_text(byte) => Ok(HeadState::Value),
+            (b' ' | b'\t', _) => Ok(HeadState::AfterValue),
+            _ if self.state == HeadState::AfterValue => Err(unexpected(byte, self.fault())),
+            (_, Field::Host) if has_class(byte, HOST) => Ok(HeadState::Value),
             (b'0'..=b'9', Field::Length) => {
                 let before = self.length.unwrap_or(0);
                 let length = before.checked_mul(10).and_then(|ten| ten.checked_add(u64::from(byte - b'0')));
-                self.length = Some(length.filter(|length| *length <= MAX_LENGTH).ok_or(Fault::ContentLength)?);
-                Ok(State::Value)
+                self.length = Some(length.filter(|length| *length <= MAX_LENGTH).ok_or(FramingError::ContentLength)?);
+                Ok(HeadState::Value)
             }
-            (_, Field::Coding) if CHUNKED.get(self.matched) == Some(&byte.to_ascii_lowercase()) => {
+            (_, Field::TransferEncoding) if CHUNKED.get(self.matched) == Some(&byte.to_ascii_lowercase()) => {
                 self.matched += 1;
-                Ok(State::Value)
+                Ok(HeadState::Value)
             }
-            _ => Err(stray(byte, self.fault())),
+            _ => Err(unexpected(byte, self.fault())),
         }
     }
 }
 
-fn expect_lf(byte: u8) -> Result<(), Fault> {
-    if byte == b'\n' { Ok(()) } else { Err(Fault::LineEnding) }
+fn expect_lf(byte: u8) -> Result<(), FramingError> {
+    if byte == b'\n' { Ok(()) } else { Err(FramingError::LineEnding) }
 }
 
-/// A byte that has no business where it is.
-fn stray(byte: u8, fault: Fault) -> Fault {
+/// The error for a byte that is not allowed at its place.
+fn unexpected(byte: u8, fault: FramingError) -> FramingError {
     match byte {
-        b'\n' => Fault::LineEnding,
-        0 => Fault::Header,
+        b'\n' => FramingError::LineEnding,
+        0 => FramingError::Header,
         _ => fault,
     }
 }

@@ -1,9 +1,9 @@
-//! Where each request on a connection begins and ends, checked before hyper sees a byte of it. hyper forgives what
-//! others read differently: bare LF, a missing or second Host, a length beside chunks, `gzip, chunked`. Two parsers that
-//! disagree about the end of a request are how one is smuggled inside another.
+//! Finds where each request on a connection begins and ends, before hyper sees a byte of it. hyper accepts input that
+//! other parsers read differently: bare LF, a missing or second Host, a length beside chunks, `gzip, chunked`. If two
+//! parsers disagree about the end of a request, an attacker can smuggle one request inside another.
 //!
-//! Pure: bytes go in, a verdict comes out, and it is the same however the bytes were split. What passes here, hyper
-//! takes as it is meant here; a test holds the two against each other.
+//! This module does no I/O: the same bytes give the same verdict, however they are split. hyper interprets every
+//! accepted request the same way; a test compares the two.
 
 mod class;
 mod fault;
@@ -11,18 +11,18 @@ mod head;
 #[cfg(test)]
 mod tests;
 
-use self::head::{Body, Head};
+use self::head::{BodyFraming, Head};
 
-pub use self::fault::Fault;
+pub use self::fault::FramingError;
 
-/// hyper takes fewer than 16 KiB of extensions in one body. Nobody sends any.
+/// The most bytes of chunk extensions in one body. hyper accepts less than 16 KiB. No known client sends any.
 const MAX_EXTENSIONS: usize = 4 * 1024;
 
 /// Sixteen hexadecimal digits fill 64 bits.
 const MAX_DIGITS: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FramingState {
     Head,
     Length(u64),
     Size,
@@ -34,49 +34,49 @@ enum State {
     Trailers,
 }
 
-/// One connection's requests.
+/// The framing state of one connection.
 #[derive(Debug)]
 pub(super) struct Framing {
-    state: State,
-    /// Of the request, then of its trailers.
+    state: FramingState,
+    /// The parser of the request's head, then of its trailers.
     head: Head,
-    /// Of the chunk; what is left of it.
+    /// The size of the current chunk, then the part of it that is still to come.
     size: u64,
     digits: u8,
-    /// Bytes of extensions in this body.
+    /// Bytes of chunk extensions in this body.
     extensions: usize,
     heads: usize,
-    ends: usize,
-    fault: Option<Fault>,
+    complete_requests: usize,
+    fault: Option<FramingError>,
 }
 
 impl Framing {
-    /// A new connection. A head may have `max_head` bytes.
+    /// The state of a new connection. A head may have up to `max_head` bytes.
     pub(super) fn new(max_head: usize) -> Self {
         Self {
-            state: State::Head,
+            state: FramingState::Head,
             head: Head::new(max_head),
             size: 0,
             digits: 0,
             extensions: 0,
             heads: 0,
-            ends: 0,
+            complete_requests: 0,
             fault: None,
         }
     }
 
-    /// Looks at the next bytes. How many of them may be passed on: all, or those before the fault. Of a head with a
-    /// fault none.
+    /// Checks the next bytes. Returns how many of them hyper may get: all, or those before the error. Of a head with an
+    /// error, hyper gets nothing.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
-        // Where the head under way began.
-        let mut began = 0;
+        // The start of the current head in `bytes`.
+        let mut head_start = 0;
         while self.fault.is_none() && !rest.is_empty() {
             match self.step(rest) {
                 Ok(len) => {
                     rest = rest.get(len..).unwrap_or_default();
-                    if self.state == State::Head && self.head.is_new() {
-                        began = bytes.len() - rest.len();
+                    if self.state == FramingState::Head && self.head.is_new() {
+                        head_start = bytes.len() - rest.len();
                     }
                 }
                 Err(fault) => self.fault = Some(fault),
@@ -85,133 +85,133 @@ impl Framing {
         match self.fault {
             None => bytes.len(),
             Some(fault) if fault.is_in_body() => bytes.len() - rest.len(),
-            Some(_) => began,
+            Some(_) => head_start,
         }
     }
 
-    /// Heads that passed, in all.
+    /// The number of valid heads since the connection began.
     pub(super) fn heads(&self) -> usize {
         self.heads
     }
 
-    /// Requests that passed to their last byte, in all.
-    pub(super) fn ends(&self) -> usize {
-        self.ends
+    /// The number of complete requests since the connection began.
+    pub(super) fn complete_requests(&self) -> usize {
+        self.complete_requests
     }
 
-    /// What was found. Nothing passes any more.
-    pub(super) fn fault(&self) -> Option<Fault> {
+    /// The error, after which nothing passes any more.
+    pub(super) fn fault(&self) -> Option<FramingError> {
         self.fault
     }
 
-    /// Takes as many bytes as belong together; at least one.
-    fn step(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    /// Consumes the bytes of one step: at least one byte.
+    fn step(&mut self, bytes: &[u8]) -> Result<usize, FramingError> {
         let Some(&byte) = bytes.first() else { return Ok(0) };
         self.state = match self.state {
-            State::Head => return self.step_head(bytes),
-            State::Trailers => {
-                let end = self.head.read(bytes).map_err(|_| Fault::Chunk)?;
+            FramingState::Head => return self.step_head(bytes),
+            FramingState::Trailers => {
+                let end = self.head.read(bytes).map_err(|_| FramingError::Chunk)?;
                 if end.is_some() {
-                    self.next();
+                    self.finish_request();
                 }
                 return Ok(end.unwrap_or(bytes.len()));
             }
-            State::Length(left) => {
-                let len = skip(left, bytes);
+            FramingState::Length(left) => {
+                let len = count_within(left, bytes);
                 match left - len as u64 {
-                    0 => self.next(),
-                    left => self.state = State::Length(left),
+                    0 => self.finish_request(),
+                    left => self.state = FramingState::Length(left),
                 }
                 return Ok(len);
             }
-            State::Data => {
-                let len = skip(self.size, bytes);
+            FramingState::Data => {
+                let len = count_within(self.size, bytes);
                 self.size -= len as u64;
                 if self.size == 0 {
-                    self.state = State::DataCr;
+                    self.state = FramingState::DataCr;
                 }
                 return Ok(len);
             }
-            State::DataCr => {
+            FramingState::DataCr => {
                 expect(b'\r', byte)?;
-                State::DataLf
+                FramingState::DataLf
             }
-            State::DataLf => {
+            FramingState::DataLf => {
                 expect(b'\n', byte)?;
                 self.digits = 0;
-                State::Size
+                FramingState::Size
             }
-            State::Size => self.read_size(byte)?,
-            State::Extension => self.read_extension(byte)?,
-            State::SizeLf => {
+            FramingState::Size => self.read_size(byte)?,
+            FramingState::Extension => self.read_extension(byte)?,
+            FramingState::SizeLf => {
                 expect(b'\n', byte)?;
                 if self.size == 0 {
                     self.head.trailers();
-                    State::Trailers
+                    FramingState::Trailers
                 } else {
-                    State::Data
+                    FramingState::Data
                 }
             }
         };
         Ok(1)
     }
 
-    fn step_head(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    fn step_head(&mut self, bytes: &[u8]) -> Result<usize, FramingError> {
         let Some(end) = self.head.read(bytes)? else { return Ok(bytes.len()) };
         let body = self.head.body()?;
         self.heads += 1;
         match body {
-            Body::Length(0) => self.next(),
-            Body::Length(length) => self.state = State::Length(length),
-            Body::Chunked => {
+            BodyFraming::Length(0) => self.finish_request(),
+            BodyFraming::Length(length) => self.state = FramingState::Length(length),
+            BodyFraming::Chunked => {
                 self.digits = 0;
                 self.extensions = 0;
-                self.state = State::Size;
+                self.state = FramingState::Size;
             }
         }
         Ok(end)
     }
 
-    /// A request is over.
-    fn next(&mut self) {
-        self.ends += 1;
-        self.state = State::Head;
+    /// A request is complete.
+    fn finish_request(&mut self) {
+        self.complete_requests += 1;
+        self.state = FramingState::Head;
         self.head.request();
     }
 
-    fn read_size(&mut self, byte: u8) -> Result<State, Fault> {
+    fn read_size(&mut self, byte: u8) -> Result<FramingState, FramingError> {
         let digit = match byte {
             b'0'..=b'9' => byte - b'0',
             b'a'..=b'f' => byte - b'a' + 10,
             b'A'..=b'F' => byte - b'A' + 10,
-            b';' if self.digits > 0 => return Ok(State::Extension),
-            b'\r' if self.digits > 0 => return Ok(State::SizeLf),
-            _ => return Err(Fault::Chunk),
+            b';' if self.digits > 0 => return Ok(FramingState::Extension),
+            b'\r' if self.digits > 0 => return Ok(FramingState::SizeLf),
+            _ => return Err(FramingError::Chunk),
         };
         if self.digits == MAX_DIGITS {
-            return Err(Fault::Chunk);
+            return Err(FramingError::Chunk);
         }
         let before = if self.digits == 0 { 0 } else { self.size };
         self.size = before << 4 | u64::from(digit);
         self.digits += 1;
-        Ok(State::Size)
+        Ok(FramingState::Size)
     }
 
-    fn read_extension(&mut self, byte: u8) -> Result<State, Fault> {
+    fn read_extension(&mut self, byte: u8) -> Result<FramingState, FramingError> {
         self.extensions += 1;
         match byte {
-            b'\r' => Ok(State::SizeLf),
-            _ if class::is_text(byte) && self.extensions <= MAX_EXTENSIONS => Ok(State::Extension),
-            _ => Err(Fault::Chunk),
+            b'\r' => Ok(FramingState::SizeLf),
+            _ if class::is_text(byte) && self.extensions <= MAX_EXTENSIONS => Ok(FramingState::Extension),
+            _ => Err(FramingError::Chunk),
         }
     }
 }
 
-fn expect(wanted: u8, byte: u8) -> Result<(), Fault> {
-    if byte == wanted { Ok(()) } else { Err(Fault::Chunk) }
+fn expect(wanted: u8, byte: u8) -> Result<(), FramingError> {
+    if byte == wanted { Ok(()) } else { Err(FramingError::Chunk) }
 }
 
-/// How many of `bytes` are among the next `left`.
-fn skip(left: u64, bytes: &[u8]) -> usize {
+/// How many of `bytes` belong to the next `left` bytes.
+fn count_within(left: u64, bytes: &[u8]) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
 }

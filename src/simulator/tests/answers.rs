@@ -1,4 +1,4 @@
-//! Plain answers, refusals and heads.
+//! Plain answers, error answers and heads.
 
 use super::*;
 
@@ -27,7 +27,7 @@ async fn every_personality_answers_in_its_layout() {
         assert_eq!((&answer["previous_response_id"], &answer["metadata"]), (&first["id"], &json!({"a": "b"})));
         let before = 5 + first["output"][0]["content"][0]["text"].as_str().unwrap().len();
         assert_eq!(answer["usage"]["input_tokens"], (2 + 8 + before).div_ceil(4));
-        // What a gateway has to keep to itself.
+        // Headers that a gateway must not forward.
         assert_eq!(got.header("openai-model"), Some(real));
         assert!(got.header("set-cookie").is_some() && got.header("openai-organization").is_some());
         assert!(got.header("x-request-id").unwrap().starts_with("req_"));
@@ -54,7 +54,7 @@ async fn dmxapi_has_two_layouts() {
 }
 
 #[tokio::test]
-async fn sees_images_and_writes_documents() {
+async fn an_answer_counts_images_and_follows_schemas() {
     let simulator = Simulator::start().await;
     let images = json!({"model": "gpt-4o", "input": [{"role": "user", "content": [
         {"type": "input_text", "text": "What is it?"},
@@ -77,7 +77,7 @@ async fn sees_images_and_writes_documents() {
 }
 
 #[tokio::test]
-async fn refuses_in_its_own_shape() {
+async fn errors_have_the_shape_of_the_provider() {
     let simulator = Simulator::start().await;
     let valid = r#"{"model": "gpt-4.1", "input": "Hi"}"#;
     for (key, body, status, code, ace) in [
@@ -100,7 +100,7 @@ async fn refuses_in_its_own_shape() {
 }
 
 #[tokio::test]
-async fn only_its_paths_and_methods_exist() {
+async fn unknown_paths_and_methods_are_refused() {
     let simulator = Simulator::start().await;
     for (method, path, status) in [
         ("GET", "/dmxapi/v1/models", 200),
@@ -127,7 +127,7 @@ async fn only_its_paths_and_methods_exist() {
 }
 
 #[tokio::test]
-async fn takes_large_bodies_up_to_the_limit() {
+async fn a_body_over_the_limit_is_refused() {
     let simulator = Simulator::start().await;
     let text = "a".repeat(3 << 20);
     let got = simulator.create(Personality::Dmxapi, &json!({"model": "o3", "input": text})).await;
@@ -137,7 +137,7 @@ async fn takes_large_bodies_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn stops_when_told() {
+async fn the_simulator_stops_on_its_stop_signal() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

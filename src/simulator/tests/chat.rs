@@ -1,4 +1,4 @@
-//! The older API, and embeddings.
+//! Chat Completions and embeddings.
 
 use super::*;
 
@@ -42,7 +42,7 @@ async fn chats_answer_whole_and_in_chunks() {
     }
 }
 
-fn chunks(got: &Got) -> Vec<Value> {
+fn chunks(got: &ReceivedAnswer) -> Vec<Value> {
     let data = got.text().lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
     data.map(|data| serde_json::from_str(data).unwrap()).collect()
 }
@@ -86,7 +86,7 @@ async fn chats_call_functions_and_follow_schemas_and_directives() {
 }
 
 #[tokio::test]
-async fn embeddings_are_vectors_of_their_texts() {
+async fn equal_texts_have_equal_embeddings() {
     let simulator = Simulator::start().await;
     let ask = async |body: Value| simulator.call("key", "POST", "/embeddings", body).await;
     let model = "text-embedding-3-small";

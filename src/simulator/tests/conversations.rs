@@ -1,11 +1,11 @@
-//! Conversations: made, changed, read, gone on with.
+//! Conversations: created, changed, read, continued.
 
 use super::*;
 
 const A: &str = "alpha.1";
 
 #[tokio::test]
-async fn live_from_create_to_delete() {
+async fn a_conversation_is_usable_from_create_to_delete() {
     let simulator = Simulator::start().await;
     let items = json!([{"role": "user", "content": "one"}, {"type": "message", "role": "assistant", "content": "two"}]);
     let made =
@@ -33,7 +33,7 @@ async fn live_from_create_to_delete() {
     let item = format!("{path}/items/{}", added["data"][0]["id"].as_str().unwrap());
     assert_eq!(simulator.call(A, "GET", &item, Value::Null).await.json(), added["data"][0]);
 
-    // Another account has none of it.
+    // Another account cannot see it.
     for (method, path, body) in [
         ("GET", path.clone(), Value::Null),
         ("POST", path.clone(), json!({"metadata": {}})),
@@ -57,9 +57,9 @@ async fn live_from_create_to_delete() {
 }
 
 #[tokio::test]
-async fn responses_go_on_with_them() {
+async fn a_response_continues_a_conversation() {
     let simulator = Simulator::start().await;
-    // The body may be missing.
+    // The body is optional.
     let made = simulator.call(A, "POST", "/conversations", Value::Null).await.json();
     let id = made["id"].clone();
     for (turn, conversation) in [(1, id.clone()), (2, json!({ "id": id }))] {
@@ -91,7 +91,7 @@ async fn responses_go_on_with_them() {
 }
 
 #[tokio::test]
-async fn refuse_what_they_cannot_hold() {
+async fn invalid_items_are_refused() {
     let simulator = Simulator::start().await;
     let made = simulator.call(A, "POST", "/conversations", json!({})).await.json();
     let items = format!("/conversations/{}/items", made["id"].as_str().unwrap());

@@ -1,11 +1,11 @@
-//! Each directive does what it says.
+//! The effects of each directive.
 
 use tokio::time::Instant;
 
 use super::*;
 
 #[tokio::test]
-async fn errors_by_status_and_by_name() {
+async fn error_directives_take_a_status_or_a_name() {
     let simulator = Simulator::start().await;
     for (directive, status, code, ace) in [
         ("error=429 retry-after=1", 429, json!("rate_limit_exceeded"), "too_many_requests"),
@@ -29,7 +29,7 @@ async fn errors_by_status_and_by_name() {
 }
 
 #[tokio::test]
-async fn answers_of_another_kind() {
+async fn html_and_redirect_replace_the_answer() {
     let simulator = Simulator::start().await;
     for status in [200, 502] {
         let page = simulator.stream(Personality::Dmxapi, &format!("html={status}")).await;
@@ -44,7 +44,7 @@ async fn answers_of_another_kind() {
 }
 
 #[tokio::test]
-async fn ends_of_every_kind() {
+async fn a_stream_ends_as_its_directive_says() {
     let simulator = Simulator::start().await;
     for personality in Personality::ALL {
         for (directive, terminal) in [
@@ -76,7 +76,7 @@ async fn ends_of_every_kind() {
 }
 
 #[tokio::test]
-async fn transfers_break() {
+async fn cut_directives_break_the_transfer() {
     let simulator = Simulator::start().await;
     for personality in Personality::ALL {
         let cut = simulator.stream(personality, "cut").await;
@@ -95,7 +95,7 @@ async fn transfers_break() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits() {
+async fn delay_directives_delay_the_answer() {
     let simulator = Simulator::start().await;
     for (directive, at_least) in
         [("stall=5", 5000), ("head-delay=1500", 1500), ("delay=100", 900), ("stall=2 cut", 2020)]
@@ -110,7 +110,7 @@ async fn waits() {
 }
 
 #[tokio::test]
-async fn looks() {
+async fn formatting_directives_change_the_frames() {
     let simulator = Simulator::start().await;
     for personality in Personality::ALL {
         let plain = simulator.stream(personality, "").await;
@@ -130,7 +130,7 @@ async fn looks() {
 }
 
 #[tokio::test]
-async fn a_line_of_megabytes() {
+async fn the_line_directive_makes_a_line_of_megabytes() {
     let simulator = Simulator::start().await;
     let got = simulator.stream(Personality::Acedata, "line=2").await;
     assert!(got.whole);
@@ -141,7 +141,7 @@ async fn a_line_of_megabytes() {
 }
 
 #[tokio::test]
-async fn faults_end_after_a_number_of_times() {
+async fn faults_end_after_the_given_number_of_requests() {
     let simulator = Simulator::start().await;
     let ask = async |key: &str, text: &str| {
         let body = json!({"model": "o3", "input": format!("{text}\nsimulate: error=503 times=2 words=2")});
@@ -151,6 +151,6 @@ async fn faults_end_after_a_number_of_times() {
     let third = ask("a.1", "one").await;
     assert_eq!(third.status(), 200);
     assert_eq!(said(&third.json()), "the sea");
-    // Each text and each account is counted by itself.
+    // Each text and each account is counted separately.
     assert_eq!((ask("a.1", "two").await.status(), ask("b.1", "one").await.status()), (503, 503));
 }

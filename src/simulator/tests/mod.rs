@@ -1,4 +1,4 @@
-//! The simulator over real sockets, read by a client that sees every byte.
+//! Tests over real sockets, with a client that sees every byte.
 
 mod answers;
 mod chat;
@@ -15,19 +15,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::domain::clock::Clock;
 
-/// A running simulator without pauses; it stops when this is dropped.
+/// A running simulator without pauses. Dropping it stops it.
 struct Simulator {
     address: std::net::SocketAddr,
     _stop: DropGuard,
 }
 
-/// What came back.
-struct Got {
-    /// The status line and the headers in lower case; empty if nothing came.
+/// The received answer.
+struct ReceivedAnswer {
+    /// The status line and the headers in lower case; empty if nothing arrived.
     head: String,
     /// The body without its chunks.
     body: Vec<u8>,
-    /// The transfer came to its proper end.
+    /// Whether the transfer ended properly.
     whole: bool,
 }
 
@@ -42,15 +42,15 @@ impl Simulator {
         Self { address, _stop: stop.drop_guard() }
     }
 
-    async fn raw(&self, request: &[u8]) -> Got {
+    async fn raw(&self, request: &[u8]) -> ReceivedAnswer {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut bytes = Vec::new();
         let read = stream.read_to_end(&mut bytes).await;
-        Got::new(&bytes, read.is_ok())
+        ReceivedAnswer::new(&bytes, read.is_ok())
     }
 
-    async fn send(&self, method: &str, path: &str, key: &str, body: &str) -> Got {
+    async fn send(&self, method: &str, path: &str, key: &str, body: &str) -> ReceivedAnswer {
         let auth = if key.is_empty() { String::new() } else { format!("Authorization: Bearer {key}\r\n") };
         let length = body.len();
         let head = format!(
@@ -59,17 +59,17 @@ impl Simulator {
         self.raw(format!("{head}{body}").as_bytes()).await
     }
 
-    async fn create(&self, personality: Personality, body: &Value) -> Got {
+    async fn create(&self, personality: Personality, body: &Value) -> ReceivedAnswer {
         self.send("POST", &format!("{}/responses", personality.base_path()), "key", &body.to_string()).await
     }
 
-    /// Any call of DMXAPI's path by a key; no body where `body` is null.
-    async fn call(&self, key: &str, method: &str, path: &str, body: Value) -> Got {
+    /// Calls a path of DMXAPI with a key; without a body if `body` is null.
+    async fn call(&self, key: &str, method: &str, path: &str, body: Value) -> ReceivedAnswer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(method, &format!("/dmxapi/v1{path}"), key, &body).await
     }
 
-    /// A response by a key, which has to be made.
+    /// Creates a response with a key; fails the test if it cannot.
     async fn made(&self, key: &str, mut body: Value) -> Value {
         body["model"] = "gpt-5-mini".into();
         let got = self.call(key, "POST", "/responses", body).await;
@@ -78,7 +78,7 @@ impl Simulator {
     }
 
     /// A stream that says hello, with directives.
-    async fn stream(&self, personality: Personality, directives: &str) -> Got {
+    async fn stream(&self, personality: Personality, directives: &str) -> ReceivedAnswer {
         let body = json!({"model": model_of(personality), "input": "Hello", "stream": true,
             "metadata": {"simulate": directives}});
         self.create(personality, &body).await
@@ -96,7 +96,7 @@ fn said(response: &Value) -> String {
     message["content"][0]["text"].as_str().unwrap().to_owned()
 }
 
-impl Got {
+impl ReceivedAnswer {
     fn new(bytes: &[u8], ended: bool) -> Self {
         let Some(split) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
             return Self { head: String::new(), body: Vec::new(), whole: false };
@@ -113,7 +113,7 @@ impl Got {
         got
     }
 
-    /// Nothing if the last chunk is missing.
+    /// `None` if the last chunk is missing.
     fn dechunk(&mut self, mut rest: &[u8]) -> Option<()> {
         loop {
             let line = rest.windows(2).position(|window| window == b"\r\n")?;
@@ -143,7 +143,7 @@ impl Got {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.head, self.text()))
     }
 
-    /// The events, by the framing alone: each `event:` line agrees with the type, and the numbers are dense.
+    /// The events. Checks that each `event:` line agrees with the type, and that the numbers have no gaps.
     fn events(&self) -> Vec<Value> {
         let text = self.text().trim_start_matches('\u{feff}').replace("\r\n", "\n");
         let mut events = Vec::new();

@@ -1,4 +1,4 @@
-//! What is kept, for whom, and for how long.
+//! Stored state: which account sees it, and for how long.
 
 use super::*;
 
@@ -6,11 +6,11 @@ const A: &str = "alpha.1";
 const B: &str = "beta.1";
 
 #[tokio::test]
-async fn a_chain_goes_on_in_its_account_only() {
+async fn a_response_chain_continues_only_in_its_account() {
     let simulator = Simulator::start().await;
     let mut previous = Value::Null;
     for turn in 1..=3 {
-        // Another key of the same account goes on too.
+        // Another key of the same account can continue too.
         let key = if turn == 2 { "alpha.2" } else { A };
         let body = json!({"input": format!("word {turn}"), "previous_response_id": previous});
         let made = simulator.made(key, body).await;
@@ -40,13 +40,13 @@ async fn a_chain_goes_on_in_its_account_only() {
         )
         .await;
     assert_eq!((elsewhere.status(), &elsewhere.json()["error"]["code"]), (400, &json!("previous_response_not_found")));
-    // What was not stored is not there.
+    // A response that was not stored is not found.
     let made = simulator.made(A, json!({"input": "x", "store": false})).await;
     assert_eq!(simulator.call(A, "POST", "/responses", body(made["id"].clone())).await.status(), 400);
 }
 
 #[tokio::test]
-async fn responses_are_shown_and_deleted_for_their_account() {
+async fn only_the_account_of_a_response_can_read_and_delete_it() {
     let simulator = Simulator::start().await;
     let made = simulator.made(A, json!({"input": "Hi", "metadata": {"a": "b"}})).await;
     let path = format!("/responses/{}", made["id"].as_str().unwrap());
@@ -66,7 +66,7 @@ async fn responses_are_shown_and_deleted_for_their_account() {
 }
 
 #[tokio::test]
-async fn the_background_ends_at_a_look() {
+async fn a_background_response_ends_after_its_polls() {
     let simulator = Simulator::start().await;
     for (directive, statuses) in [
         ("", vec!["in_progress", "completed", "completed"]),
@@ -86,14 +86,14 @@ async fn the_background_ends_at_a_look() {
             assert_eq!(shown["status"], status, "{directive}");
             assert_eq!(shown["output"] == json!([]), status == "in_progress");
         }
-        // Ended is ended.
+        // A completed response stays completed.
         let cancelled = simulator.call(A, "POST", &format!("{path}/cancel"), Value::Null).await.json();
         assert_ne!(cancelled["status"], "cancelled");
     }
 }
 
 #[tokio::test]
-async fn only_the_background_is_cancelled() {
+async fn only_a_background_response_can_be_cancelled() {
     let simulator = Simulator::start().await;
     let body = json!({"input": "Hi", "background": true, "metadata": {"simulate": "polls=1000"}});
     let made = simulator.made(A, body).await;
@@ -111,7 +111,7 @@ async fn only_the_background_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_stream_is_told_again_from_any_event() {
+async fn a_stream_can_be_repeated_from_any_event() {
     let simulator = Simulator::start().await;
     for personality in Personality::ALL {
         for background in [false, true] {
@@ -181,7 +181,7 @@ async fn input_items_come_in_pages() {
 }
 
 #[tokio::test]
-async fn references_are_found_in_their_account_only() {
+async fn a_reference_is_found_only_in_its_account() {
     let simulator = Simulator::start().await;
     let made = simulator.made(A, json!({"input": "Hi", "reasoning": {"effort": "low"}})).await;
     let (thought, message) = (&made["output"][0], &made["output"][1]);
@@ -202,14 +202,14 @@ async fn references_are_found_in_their_account_only() {
             assert!(message.starts_with("Item with id '") && message.contains("`store`"), "{message}");
         }
     }
-    // An id that a client made up for a whole item of its own, as Codex does, refers to nothing.
+    // An id that a client invented for a complete item, as Codex does, is no reference.
     let own =
         json!({"type": "message", "id": "msg_own", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]});
     assert_eq!(
         simulator.call(B, "POST", "/responses", json!({"model": "gpt-5-mini", "input": [own]})).await.status(),
         200
     );
-    // A message that is referred to is read like one that was sent.
+    // A referenced message is read like one that was sent.
     let path = format!("/responses/{}/input_items", made["id"].as_str().unwrap());
     let id = simulator.call(A, "GET", &path, Value::Null).await.json()["data"][0]["id"].clone();
     let made = simulator.made(A, json!({"input": [{"type": "item_reference", "id": id}]})).await;
@@ -217,7 +217,7 @@ async fn references_are_found_in_their_account_only() {
 }
 
 #[tokio::test]
-async fn sealed_content_opens_in_its_account_only() {
+async fn sealed_content_opens_only_in_its_account() {
     let simulator = Simulator::start().await;
     let base = json!({"store": false, "include": ["reasoning.encrypted_content"]});
     let with = |input: &[Value]| {
@@ -246,7 +246,7 @@ async fn sealed_content_opens_in_its_account_only() {
 }
 
 #[tokio::test]
-async fn compaction_by_call_and_by_item() {
+async fn compaction_works_by_endpoint_and_by_item() {
     let simulator = Simulator::start().await;
     let first = simulator.made(A, json!({"input": "one"})).await;
     let body = json!({"model": "gpt-5-mini", "previous_response_id": first["id"], "input": "two"});
@@ -275,7 +275,7 @@ async fn compaction_by_call_and_by_item() {
 }
 
 #[tokio::test]
-async fn input_is_counted_with_what_is_remembered() {
+async fn input_tokens_include_the_remembered_context() {
     let simulator = Simulator::start().await;
     let count = async |body: Value| simulator.call(A, "POST", "/responses/input_tokens", body).await.json();
     let input = "a".repeat(40);
@@ -289,7 +289,7 @@ async fn input_is_counted_with_what_is_remembered() {
 }
 
 #[tokio::test]
-async fn what_came_is_told_by_account() {
+async fn received_requests_can_be_filtered_by_account() {
     let simulator = Simulator::start().await;
     simulator.made(A, json!({"input": "Hi"})).await;
     simulator.call(B, "DELETE", "/responses/resp_x?a=b", Value::Null).await;

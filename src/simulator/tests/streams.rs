@@ -1,9 +1,9 @@
-//! What a stream is made of.
+//! The events of streams.
 
 use super::*;
 
 #[tokio::test]
-async fn every_personality_tells_a_whole_story() {
+async fn every_personality_streams_all_events_of_an_answer() {
     let simulator = Simulator::start().await;
     for personality in Personality::ALL {
         let body = json!({"model": model_of(personality), "input": "潮水 has 👩‍🚀 turned", "stream": true});
@@ -51,7 +51,7 @@ async fn every_personality_tells_a_whole_story() {
 }
 
 #[tokio::test]
-async fn frames_are_as_on_the_pages() {
+async fn frames_look_as_on_the_providers_pages() {
     let simulator = Simulator::start().await;
     let got = simulator.stream(Personality::Dmxapi, "").await;
     let start = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\"response\":{\"id\":\"resp_";
@@ -88,7 +88,7 @@ async fn reasoning_comes_first_and_is_sealed() {
     assert_eq!(response["usage"]["output_tokens_details"]["reasoning_tokens"], 64);
     assert_eq!(response["reasoning"], json!({"effort": "low", "summary": "auto"}));
 
-    // It goes back to its maker, and to nobody else.
+    // Only its own account accepts it back.
     body["stream"] = false.into();
     body["input"] = json!([done["item"], {"role": "user", "content": "More"}]);
     assert_eq!(simulator.create(Personality::Dmxapi, &body).await.status(), 200);
@@ -97,7 +97,7 @@ async fn reasoning_comes_first_and_is_sealed() {
 }
 
 #[tokio::test]
-async fn functions_are_called_and_their_results_quoted() {
+async fn functions_are_called_and_their_results_are_quoted() {
     let simulator = Simulator::start().await;
     let tool = |name: &str| {
         json!({"type": "function", "name": name, "strict": true, "parameters": {

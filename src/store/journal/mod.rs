@@ -22,10 +22,10 @@ use tokio::time::Instant;
 
 pub use disk::{Disk, SystemDisk};
 pub use reader::JournalReader;
-pub use record::{EndOfRecords, Records, encode};
+pub use record::{Records, RecordsEnd, encode};
 
 use super::files;
-use crate::domain::ledger::LedgerStatus;
+use crate::concurrent::ledger_status::LedgerStatus;
 
 /// The largest total size of the files. A full journal refuses new requests. The size is enough for half a million requests or
 /// more while the database is away. The next start reads it in seconds.
@@ -262,7 +262,7 @@ impl Journal {
     }
 
     /// Quarantines a damaged file, so that a person may recover the unreadable part.
-    pub fn put_aside(&self, path: &Path, length: u64) {
+    pub fn quarantine(&self, path: &Path, length: u64) {
         let _naming = self.naming();
         match fs::rename(path, path.with_extension("damaged")) {
             Ok(()) => self.freed(length),

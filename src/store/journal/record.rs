@@ -97,7 +97,7 @@ fn put_parts(usage: Usage, into: &mut Vec<u8>) {
             usage.web_searches,
             usage.audio_ms,
             tier.map(|place| place as u64),
-            usage.told_cost,
+            usage.reported_cost,
         ],
         into,
     );
@@ -153,9 +153,9 @@ fn put_number(mut number: u64, into: &mut Vec<u8>) {
 
 /// Why no further record follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndOfRecords {
+pub enum RecordsEnd {
     /// The end of the data.
-    Nothing,
+    EndOfData,
     /// The beginning of a record whose write was interrupted.
     Torn,
     /// Data that no journal writer leaves behind.
@@ -180,13 +180,13 @@ impl<'a> Records<'a> {
     }
 
     /// Returns the kind of the bytes after the last complete record.
-    pub fn rest(&self) -> EndOfRecords {
+    pub fn rest(&self) -> RecordsEnd {
         let Some((length, _)) = self.left.split_first_chunk::<4>() else {
-            return if self.left.is_empty() { EndOfRecords::Nothing } else { EndOfRecords::Torn };
+            return if self.left.is_empty() { RecordsEnd::EndOfData } else { RecordsEnd::Torn };
         };
         let length = u32::from_le_bytes(*length) as usize;
         let possible = (MIN_RECORD..=MAX_RECORD).contains(&length);
-        if possible && self.left.len() < HEADER + length { EndOfRecords::Torn } else { EndOfRecords::Damaged }
+        if possible && self.left.len() < HEADER + length { RecordsEnd::Torn } else { RecordsEnd::Damaged }
     }
 
     fn first(&self) -> Option<(Row<'a>, &'a [u8])> {
@@ -333,7 +333,7 @@ impl<'a> Fields<'a> {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
         ] = self.some()?;
         let tier = match tier {
             Some(place) => Some(*ServiceTier::ALL.get(usize::try_from(place).ok()?)?),
@@ -351,7 +351,7 @@ impl<'a> Fields<'a> {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
             ..usage
         })
     }

@@ -11,7 +11,7 @@ fn bytes(condition: &LedgerStatus) -> u64 {
 }
 
 #[test]
-fn files_are_closed_when_they_are_full_and_deleted_when_they_are_read() {
+fn full_files_are_closed_and_read_files_are_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, found, condition) = open(folder.path());
     let mut writer = JournalWriter::new(Arc::clone(&journal));
@@ -34,9 +34,9 @@ fn files_are_closed_when_they_are_full_and_deleted_when_they_are_read() {
 
 /// Fails to sync so many times.
 #[derive(Debug)]
-struct Unsynced(AtomicU64);
+struct FailingSyncDisk(AtomicU64);
 
-impl Disk for Unsynced {
+impl Disk for FailingSyncDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         SystemDisk.create(path)
     }
@@ -57,8 +57,8 @@ impl Disk for Unsynced {
 }
 
 #[test]
-fn a_file_that_failed_to_sync_is_trusted_no_more() {
-    static DISK: Unsynced = Unsynced(AtomicU64::new(2));
+fn a_file_that_failed_to_sync_is_replaced_by_a_copy() {
+    static DISK: FailingSyncDisk = FailingSyncDisk(AtomicU64::new(2));
     let folder = tempfile::tempdir().unwrap();
     let open = || Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
     let (journal, found) = open();
@@ -80,7 +80,7 @@ fn a_file_that_failed_to_sync_is_trusted_no_more() {
     journal.sync().unwrap();
     assert_eq!(fs::read_dir(folder.path().join("journal")).unwrap().count(), 2);
 
-    // What is in the database by then does not come back.
+    // Rows that are in the database by then do not return.
     DISK.0.store(1, Ordering::Relaxed);
     writer.write(b"three").unwrap();
     journal.sync().unwrap_err();
@@ -91,9 +91,9 @@ fn a_file_that_failed_to_sync_is_trusted_no_more() {
 
 /// Writes half of what it is given, and does not let it be cut off so many times.
 #[derive(Debug)]
-struct Uncut(AtomicU64);
+struct FailingTruncateDisk(AtomicU64);
 
-impl Disk for Uncut {
+impl Disk for FailingTruncateDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         SystemDisk.create(path)
     }
@@ -118,8 +118,8 @@ impl Disk for Uncut {
 }
 
 #[test]
-fn the_beginning_of_what_failed_is_cut_off_as_soon_as_the_disk_lets_us() {
-    static DISK: Uncut = Uncut(AtomicU64::new(0));
+fn a_partly_written_record_is_cut_off_once_the_disk_works() {
+    static DISK: FailingTruncateDisk = FailingTruncateDisk(AtomicU64::new(0));
     let folder = tempfile::tempdir().unwrap();
     let (journal, found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &DISK).unwrap();
     let mut writer = JournalWriter::new(Arc::clone(&journal));
@@ -138,9 +138,9 @@ fn the_beginning_of_what_failed_is_cut_off_as_soon_as_the_disk_lets_us() {
 
 /// Makes files that cannot be opened.
 #[derive(Debug)]
-struct Unread;
+struct UnreadableDisk;
 
-impl Disk for Unread {
+impl Disk for UnreadableDisk {
     fn create(&self, path: &Path) -> io::Result<File> {
         std::os::unix::fs::symlink("nowhere", path)?;
         tempfile::tempfile()
@@ -160,9 +160,9 @@ impl Disk for Unread {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_not_left_behind() {
+fn a_new_file_that_cannot_be_opened_for_reading_is_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let (journal, _found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &Unread).unwrap();
+    let (journal, _found) = Journal::open(folder.path().join("journal"), 1, Arc::default(), &UnreadableDisk).unwrap();
     let mut writer = JournalWriter::new(journal);
     for _ in 0..3 {
         writer.write(b"one").unwrap_err();
@@ -171,7 +171,7 @@ fn a_file_that_cannot_be_read_is_not_left_behind() {
 }
 
 #[test]
-fn numbers_are_not_used_again_while_a_file_has_them() {
+fn file_numbers_in_use_are_not_used_again() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path()));
     fs::write(folder.path().join("journal/000000000007.damaged"), "look at this").unwrap();
@@ -182,7 +182,7 @@ fn numbers_are_not_used_again_while_a_file_has_them() {
 }
 
 #[test]
-fn a_copy_that_was_not_finished_is_no_file_of_the_journal() {
+fn an_unfinished_copy_is_not_a_journal_file() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(folder.path()));
     let copy = folder.path().join("journal/000000000001.copy");
@@ -192,7 +192,7 @@ fn a_copy_that_was_not_finished_is_no_file_of_the_journal() {
 }
 
 #[test]
-fn a_file_that_cannot_be_made_fails_the_write_and_nothing_else() {
+fn a_file_that_cannot_be_created_fails_only_its_write() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, found, condition) = open(folder.path());
     let mut writer = JournalWriter::new(journal);

@@ -6,11 +6,11 @@ use data_encoding::BASE64URL_NOPAD;
 use redis::{AsyncConnectionConfig, InfoDict, Script, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
-use super::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_bytes, origin_of};
+use super::entry::{EntryLifetime, HashSecret, ORIGIN, StoreError, StoredOrigin, origin_bytes, origin_of};
 use crate::{
     config,
-    domain::{chance::Chance, origin::Reference},
-    store::redis::{Connected, Connector},
+    domain::{origin::Reference, random::RandomBytes},
+    store::redis::{Connected, Connector, LinkError, Switch},
 };
 
 /// The prefix of all keys.
@@ -40,8 +40,8 @@ const ANOTHER: &str = "ANOTHER";
 pub(super) struct Redis {
     connection: MultiplexedConnection,
     pub(super) secret: HashSecret,
-    /// Which of several replicated servers is in use; empty for a single server.
-    pub(super) server: String,
+    /// Behind Sentinels: the master, and whether another server replaced it.
+    switch: Option<Switch>,
     /// When the last check found free memory.
     had_room: Option<Instant>,
 }
@@ -61,10 +61,10 @@ fn entry(value: &[u8]) -> Result<StoredOrigin, StoreError> {
 }
 
 impl Redis {
-    pub(super) async fn open(place: &config::RedisSettings, chance: Chance) -> Result<Self, StoreError> {
+    pub(super) async fn open(place: &config::RedisSettings, random_bytes: RandomBytes) -> Result<Self, StoreError> {
         let waits = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
-        let Connected { mut connection, server } = Connector::new(place)?.connect(&waits).await?;
-        let fresh = HashSecret::new(chance)?;
+        let Connected { mut connection, switch } = Connector::new(place)?.connect(&waits).await?;
+        let fresh = HashSecret::new(random_bytes)?;
         // The first replica creates the secret.
         let mut first = redis::cmd("SET");
         first.arg(SECRET).arg(&fresh.0).arg("NX");
@@ -77,7 +77,16 @@ impl Redis {
                 read.query_async(&mut connection).await?
             }
         };
-        Ok(Self { connection, secret: HashSecret::read(&secret)?, server, had_room: None })
+        Ok(Self { connection, secret: HashSecret::read(&secret)?, switch, had_room: None })
+    }
+
+    /// Returns which of several replicated servers is in use; empty for a single server.
+    pub(super) fn server(&self) -> String {
+        self.switch.as_ref().map(Switch::master).unwrap_or_default()
+    }
+
+    fn is_current(&self) -> Result<(), LinkError> {
+        self.switch.as_ref().map_or(Ok(()), Switch::check)
     }
 
     fn key(&self, reference: Reference) -> String {
@@ -110,6 +119,7 @@ impl Redis {
     }
 
     pub(super) async fn recall(&mut self, references: &[Reference]) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
+        self.is_current()?;
         let mut found = Vec::with_capacity(references.len());
         // Runs at least once: the secret shows whether this is the same store.
         let mut rest = references;
@@ -139,6 +149,7 @@ impl Redis {
         entries: &[(Reference, StoredOrigin)],
         life: EntryLifetime,
     ) -> Result<Vec<Option<StoredOrigin>>, StoreError> {
+        self.is_current()?;
         if !entries.is_empty() {
             self.look_for_room().await?;
         }

@@ -8,9 +8,9 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteRow, SqliteSynchronous},
 };
 
-use super::{EntryLifetime, HashSecret, StoreError, StoredOrigin, origin_of};
+use super::entry::{EntryLifetime, HashSecret, StoreError, StoredOrigin, origin_of};
 use crate::{
-    domain::{chance::Chance, origin::Reference},
+    domain::{origin::Reference, random::RandomBytes},
     store::{
         files,
         sql::{BUSY_FOR, is_busy},
@@ -94,9 +94,9 @@ async fn select(
 }
 
 impl Sqlite {
-    pub(super) async fn open(path: &Path, chance: Chance) -> Result<Self, StoreError> {
+    pub(super) async fn open(path: &Path, random_bytes: RandomBytes) -> Result<Self, StoreError> {
         loop {
-            match Self::try_open(path, chance).await {
+            match Self::try_open(path, random_bytes).await {
                 // Another process creates the file at this moment, which takes milliseconds.
                 Err(StoreError::Sqlite(error)) if is_busy(&error) => tokio::time::sleep(BUSY_FOR).await,
                 opened => return opened,
@@ -104,7 +104,7 @@ impl Sqlite {
         }
     }
 
-    async fn try_open(path: &Path, chance: Chance) -> Result<Self, StoreError> {
+    async fn try_open(path: &Path, random_bytes: RandomBytes) -> Result<Self, StoreError> {
         files::make_private(path).map_err(sqlx::Error::Io)?;
         let options = SqliteConnectOptions::new().filename(path).busy_timeout(BUSY);
         let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Normal);
@@ -113,7 +113,7 @@ impl Sqlite {
         if version == 0 {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
             sqlx::raw_sql(TABLES).execute(&mut *transaction).await?;
-            let secret = HashSecret::new(chance)?;
+            let secret = HashSecret::new(random_bytes)?;
             let insert = sqlx::query("INSERT INTO secret (number, bytes) VALUES (1, $1) ON CONFLICT DO NOTHING");
             insert.bind(secret.0.as_slice()).execute(&mut *transaction).await?;
             transaction.commit().await?;

@@ -7,14 +7,17 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, TlsCertificates, Value,
     aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
-use secrecy::{ExposeSecret, SecretString};
-use tokio::{task::JoinSet, time::timeout};
+use secrecy::ExposeSecret;
+use tokio::time::timeout;
 
-use super::link_error::LinkError;
+use super::{
+    link_error::LinkError,
+    sentinel::{Sentinels, Switch},
+};
 use crate::config::{self, RedisAt, RedisHost};
 
-/// A Sentinel that does not answer for so long is not waited for. All of them are asked at once.
-const SENTINEL: Duration = Duration::from_millis(500);
+/// The time limit for asking a server that Sentinels name as the new master.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Makes connections. Each one of a Redis behind Sentinels is made to the master of that moment.
 #[derive(Clone)]
@@ -27,7 +30,7 @@ pub(in crate::store) struct Connector {
 #[derive(Clone)]
 enum Way {
     One(Arc<Client>),
-    Sentinels { sentinels: Arc<[(RedisHost, Client)]>, master: Arc<str> },
+    Sentinels(Sentinels),
 }
 
 /// Roots of trust as PEM; none = those that are built in.
@@ -37,8 +40,8 @@ struct Trust(Option<Arc<[u8]>>);
 /// A connection, and which server is at its end.
 pub(in crate::store) struct Connected {
     pub(in crate::store) connection: MultiplexedConnection,
-    /// The address of the master, where Sentinels told it; else empty, as the server is whatever is at the one address.
-    pub(in crate::store) server: String,
+    /// Behind Sentinels: the master, and whether another server replaced it.
+    pub(in crate::store) switch: Option<Switch>,
 }
 
 impl fmt::Debug for Connector {
@@ -65,12 +68,16 @@ impl Connector {
             RedisAt::Host { host, .. } => Way::One(client(address(host, tls.as_ref()), &login, tls.as_ref())?.into()),
             RedisAt::Socket(path) => Way::One(client(ConnectionAddr::Unix(path.to_path_buf()), &login, None)?.into()),
             RedisAt::Sentinels { sentinels, master, password, .. } => {
-                let login = of_sentinels(password.as_ref());
+                // Sentinels have no databases, and a password of their own.
+                let mut login = RedisConnectionInfo::default();
+                if let Some(password) = password {
+                    login = login.set_password(password.expose_secret());
+                }
                 let sentinel = |host: &RedisHost| -> Result<_, LinkError> {
                     Ok((host.clone(), client(address(host, tls.as_ref()), &login, tls.as_ref())?))
                 };
-                let sentinels = sentinels.iter().map(sentinel).collect::<Result<_, _>>()?;
-                Way::Sentinels { sentinels, master: Arc::clone(master) }
+                let clients = sentinels.iter().map(sentinel).collect::<Result<Vec<_>, _>>()?;
+                Way::Sentinels(Sentinels::new(clients, Arc::clone(master)))
             }
         };
         Ok(Self { way, login, tls })
@@ -84,51 +91,48 @@ impl Connector {
         match &self.way {
             Way::One(client) => {
                 let connection = client.get_multiplexed_async_connection_with_config(waits).await?;
-                Ok(Connected { connection, server: String::new() })
+                Ok(Connected { connection, switch: None })
             }
-            Way::Sentinels { sentinels, master } => self.connect_to_master(sentinels, master, waits).await,
+            Way::Sentinels(sentinels) => self.connect_to_master(sentinels, waits).await,
         }
     }
 
-    /// To the first master that a Sentinel names and that says of itself that it is one: a Sentinel that was cut off, or that does not
-    /// know yet of a failover, names the one before.
+    /// Connects to the master that most Sentinels name. The server must call itself a master: Sentinels that do not know of a
+    /// failover yet name the old one.
     async fn connect_to_master(
         &self,
-        sentinels: &[(RedisHost, Client)],
-        master: &Arc<str>,
+        sentinels: &Sentinels,
         waits: &AsyncConnectionConfig,
     ) -> Result<Connected, LinkError> {
-        let mut asking = JoinSet::new();
-        for (sentinel, client) in sentinels {
-            let (sentinel, client, master) = (sentinel.clone(), client.clone(), Arc::clone(master));
-            asking.spawn(async move {
-                let named = timeout(SENTINEL, ask(&client, &master)).await;
-                let named = named.unwrap_or(Err(LinkError::Silent(SENTINEL)));
-                named.map_err(|error| LinkError::Sentinel { sentinel: sentinel.to_string(), error: Box::new(error) })
-            });
-        }
-        let (mut failed, mut tried) = (LinkError::Odd, Vec::new());
-        while let Some(named) = asking.join_next().await {
-            // A task that was ended or that panicked named nothing.
-            let Ok(named) = named else { continue };
-            match named {
-                Ok(named) if tried.contains(&named) => {}
-                Ok(named) => {
-                    match self.connect_if_master(&named, waits).await {
-                        Ok(connected) => return Ok(connected),
-                        Err(error) => failed = error,
-                    }
-                    tried.push(named);
+        let mut failed = LinkError::Odd;
+        for (named, _) in sentinels.masters().await? {
+            match self.connect_if_master(&named, waits).await {
+                Ok(connection) => {
+                    let (connector, waits) = (self.clone(), waits.clone());
+                    let switch = Switch::watch(sentinels.clone(), named, move |other| {
+                        let (connector, waits) = (connector.clone(), waits.clone());
+                        async move {
+                            let asked = timeout(CHECK, connector.connect_if_master(&other, &waits)).await;
+                            asked.is_ok_and(|connection| connection.is_ok())
+                        }
+                    });
+                    return Ok(Connected { connection, switch: Some(switch) });
                 }
-                // What a master that was tried says is worth more than what one of several Sentinels lacks.
-                Err(error) if tried.is_empty() => failed = error,
-                Err(_) => {}
+                Err(error) => failed = error,
             }
         }
         Err(failed)
     }
 
-    async fn connect_if_master(&self, host: &RedisHost, waits: &AsyncConnectionConfig) -> Result<Connected, LinkError> {
+    /// Connects to a server that calls itself a master.
+    ///
+    /// # Errors
+    /// When the server is a replica or cannot be reached.
+    async fn connect_if_master(
+        &self,
+        host: &RedisHost,
+        waits: &AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, LinkError> {
         let client = client(address(host, self.tls.as_ref()), &self.login, self.tls.as_ref())?;
         let mut connection = client.get_multiplexed_async_connection_with_config(waits).await?;
         match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection).await {
@@ -138,28 +142,7 @@ impl Connector {
             Ok(_) => return Err(LinkError::NoMaster(host.to_string())),
             Err(error) => return Err(error.into()),
         }
-        Ok(Connected { connection, server: host.to_string() })
-    }
-}
-
-/// Where the master is that has this name, as a Sentinel says.
-async fn ask(sentinel: &Client, master: &str) -> Result<RedisHost, LinkError> {
-    let waits =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(SENTINEL)).set_response_timeout(Some(SENTINEL));
-    let mut connection = sentinel.get_multiplexed_async_connection_with_config(&waits).await?;
-    let mut asked = redis::cmd("SENTINEL");
-    asked.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-    let told: Option<(String, u16)> = asked.query_async(&mut connection).await?;
-    let (name, port) = told.ok_or_else(|| LinkError::Unnamed(master.to_owned()))?;
-    Ok(RedisHost { name: name.into(), port })
-}
-
-/// Sentinels have no databases, and a password of their own.
-fn of_sentinels(password: Option<&SecretString>) -> RedisConnectionInfo {
-    let login = RedisConnectionInfo::default();
-    match password {
-        Some(password) => login.set_password(password.expose_secret()),
-        None => login,
+        Ok(connection)
     }
 }
 

@@ -1,34 +1,33 @@
--- Takes all items of a request or none, renews what it holds, or gives it back.
+-- Decides on all limits of a request at once, keeps its reservations, and gives them back.
 --
--- ARGV: what to do ("take", "renew", "give", "look"); now in microseconds, or nothing for the clock of this server; the id of the
--- request; for how many milliseconds it holds what it does not renew; the epoch that is known, or nothing for any (look: one to
--- begin, where there is none); then for each item its kind and four more texts:
---   rate   take: microseconds that the cost takes to come back          give: those used beyond it, those not used
---   look   as rate, but only told how it stands
---   place  take: limit
---   spend  cost, limit (take only); until when it is kept in milliseconds (or nothing: for ever); what was spent, three words for each
---          data folder: its name, when it read the ledger (0 where another one says it), and what it spent in all
--- KEYS: that of the epoch, and for each item:
---   rate, look  the moment in microseconds at which nothing will be used any more; and, for rate, the moment at which the request
---               that was refused last shall come back
---   place       sorted set: who holds one, by the millisecond at which it comes back
---   spend       hash: reserved, and `c:` with the id of a request for what that one reserved; spent, and `o:` with the name of a
---               data folder for what it spent of that; and a sorted set like that of places. Nano-units.
--- The epoch is a name that this server has for as long as it forgets nothing: without it, or with another one, nothing in it is the
--- whole.
--- Returned by "take": which item is not there (0 = all were; -1 = another epoch, nobody looked), microseconds to wait for it, and for
--- each item the microseconds until all of its rate is back, or how many hold a place. By "look": the epoch.
+-- ARGV: the operation ("take", "renew", "give", "look"); the time in microseconds since 1970, or nothing for the clock of this server;
+-- the id of the request; for how many milliseconds a reservation is kept; the epoch that the replica knows, or nothing for any (look: the
+-- name of a new epoch, if Redis is empty); then for each item its kind and four more texts:
+--   rate   take: microseconds until the cost is free again        give: microseconds used beyond the reservation, and those not used
+--   look   as rate, but only read
+--   place  take: the limit
+--   spend  cost; limit (take only); when the budget is deleted, in milliseconds since 1970 (or nothing: never); the spend, as three words
+--          for each data folder: its name, when its process read the ledger (0 if another replica tells it), and its total
+-- KEYS: the key of the epoch, and one for each item:
+--   rate, look  the moment in microseconds at which the whole rate is free again. KEY:turn is the moment at which the request that was
+--               refused last may come again
+--   place       sorted set of requests in progress, by the millisecond at which their places are free again
+--   spend       hash: spent, and o:NAME for the part of the data folder NAME; held. KEY:requests is a sorted set of reservations
+--               ("COST ID"), by the millisecond at which they end; their sum is held. Nano-units. Earlier versions used other names for
+--               both: in a rolling upgrade the versions share the spend, and do not see each other's reservations
+-- The epoch is a random name that is lost with all other data. In another epoch than the replica knows, Redis may lack data, and the
+-- script decides nothing.
+-- Returned by "take": the number of the exceeded item (0: none, -1: another epoch), microseconds to wait for it, and for each item the
+-- microseconds until the whole rate is free again, or the number of places taken. By "look": the epoch.
 --
--- A double holds whole numbers up to 2^53: microseconds since 1970 until the year 2255. Money may be more, and is counted in
--- two parts.
+-- Lua counts in doubles. They are exact up to 2^53: microseconds until the year 2255, and 9 million units of money. Beyond 9 million units
+-- an amount is rounded to a nano-unit or a few.
 local MINUTE = 60000000
--- Thirty years: nothing is put further ahead, so that no number loses its last digits.
+-- Thirty years: no moment is set further ahead, so that microseconds stay exact.
 local FAR = 1000000000000000
--- What is kept for ever goes when nobody asked for it in so many milliseconds; the ledger tells it again.
+-- 400 days: a budget without an end is deleted after so many milliseconds without a request. The ledger knows its spend.
 local LONG = 34560000000
-local UNIT = 1000000000
-
--- What is left of a budget is set aside: something may come back as soon as this.
+-- A reservation of another request may be given back soon: wait for a second.
 local SOON = 1000000
 
 local op, now, id, ttl, epoch = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
@@ -42,52 +41,9 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
--- Units and the rest of one.
-local function money(text)
-  text = text or '0'
-  if #text <= 9 then
-    return { 0, tonumber(text) }
-  end
-  return { tonumber(string.sub(text, 1, -10)), tonumber(string.sub(text, -9)) }
-end
-
-local function written(amount)
-  if amount[1] == 0 then
-    return whole(amount[2])
-  end
-  return string.format('%.0f%09.0f', amount[1], amount[2])
-end
-
-local function at_most(one, other)
-  return one[1] < other[1] or (one[1] == other[1] and one[2] <= other[2])
-end
-
-local function larger(one, other)
-  return at_most(one, other) and other or one
-end
-
-local function plus(one, other)
-  local units, rest = one[1] + other[1], one[2] + other[2]
-  if rest >= UNIT then
-    units, rest = units + 1, rest - UNIT
-  end
-  return { units, rest }
-end
-
-local function minus(one, other)
-  if at_most(one, other) then
-    return { 0, 0 }
-  end
-  local units, rest = one[1] - other[1], one[2] - other[2]
-  if rest < 0 then
-    units, rest = units - 1, rest + UNIT
-  end
-  return { units, rest }
-end
-
 if op == 'look' then
   epoch = redis.call('GET', KEYS[1]) or epoch
-  -- Written each time: a server that takes no writes is of no use. Kept as long as budgets are, and longer.
+  -- Each look writes: a server that accepts no writes is of no use.
   redis.call('SET', KEYS[1], epoch, 'PX', LONG)
   return epoch
 end
@@ -96,95 +52,48 @@ if op == 'take' and epoch ~= '' and redis.call('GET', KEYS[1]) ~= epoch then
   return { -1, 0 }
 end
 
-local items, at, key = {}, 6, 2
-while ARGV[at] do
-  local item = { kind = ARGV[at], key = KEYS[key] }
-  for nth = 1, 4 do
-    item[nth] = ARGV[at + nth]
-  end
-  if item.kind == 'spend' then
-    key = key + 1
-    item.held = KEYS[key]
-  elseif item.kind == 'rate' then
-    key = key + 1
-    item.turn = KEYS[key]
-  end
-  at, key = at + 5, key + 1
-  items[#items + 1] = item
-end
-
-local function lasts(item, key)
-  if item[3] == '' then
-    redis.call('PEXPIRE', key, LONG)
-  else
-    redis.call('PEXPIREAT', key, item[3])
-  end
-end
-
--- When a data folder read the ledger, and what it spent.
-local function parts(told)
-  local at = string.find(told, ' ', 1, true)
-  return string.sub(told, 1, at - 1), money(string.sub(told, at + 1))
-end
-
--- What a data folder spent in all: the most that was ever told; or what was told after the ledger was read again, even where that
--- is less. So it does not matter how often it is told, nor how late.
-local function note_one(item, origin, told)
-  local field = 'o:' .. origin
-  local known = redis.call('HMGET', item.key, field, 'spent')
-  local before = known[1] or '0 0'
-  if told == before then
-    return
-  end
-  local asked, spent = parts(told)
-  local asked_before, spent_before = parts(before)
-  if tonumber(asked) <= tonumber(asked_before) then
-    spent = larger(spent, spent_before)
-    told = asked_before .. ' ' .. written(spent)
-    if told == before then
-      return
+-- Adds up the spend of all data folders. The total of each only grows, unless its process has read the ledger again: a row may cost less
+-- in the end. So it does not matter how often a total is told, nor how late.
+local function add_up(item)
+  for origin, read_at, total in string.gmatch(item[4], '(%S+) (%d+) (%d+)') do
+    local known = redis.call('HMGET', item.key, 'o:' .. origin, 'spent')
+    local known_at, before = string.match(known[1] or '0 0', '(%d+) (%d+)')
+    if tonumber(read_at) <= tonumber(known_at) then
+      read_at, total = known_at, math.max(total, before)
+    end
+    local told = read_at .. ' ' .. whole(total)
+    if told ~= known[1] then
+      redis.call('HSET', item.key, 'o:' .. origin, told, 'spent', whole((known[2] or 0) - before + total))
     end
   end
-  local all = plus(minus(money(known[2] or nil), spent_before), spent)
-  redis.call('HSET', item.key, field, told, 'spent', written(all))
 end
 
-local function note(item)
-  for origin, told in string.gmatch(item[4], '(%S+) (%d+ %d+)') do
-    note_one(item, origin, told)
-  end
-end
-
--- Reads a budget, without what others reserved and neither settled nor renewed.
+-- Reads a budget, and drops reservations that ended: their replica is gone.
 local function read(item)
-  local known = redis.call('HMGET', item.key, 'spent', 'reserved', 'c:' .. id)
-  item.spent, item.reserved, item.own = money(known[1] or nil), money(known[2] or nil), known[3]
-  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', item.held, '-inf', whole(ms))) do
-    local cost = redis.call('HGET', item.key, 'c:' .. gone)
-    if cost then
-      redis.call('HDEL', item.key, 'c:' .. gone)
-      item.reserved = minus(item.reserved, money(cost))
-    end
-    if gone == id then
-      item.own = false
-    end
-    redis.call('ZREM', item.held, gone)
+  add_up(item)
+  item.held, item.mine = item.key .. ':requests', item[1] .. ' ' .. id
+  local known = redis.call('HMGET', item.key, 'spent', 'held')
+  item.spent, item.reserved = tonumber(known[1] or 0), tonumber(known[2] or 0)
+  for _, ended in ipairs(redis.call('ZRANGEBYSCORE', item.held, '-inf', whole(ms))) do
+    item.reserved = item.reserved - string.match(ended, '%d+')
+    redis.call('ZREM', item.held, ended)
   end
 end
 
-local function keep(item)
-  redis.call('HSET', item.key, 'reserved', written(item.reserved))
-  lasts(item, item.key)
-  lasts(item, item.held)
+local function write(item)
+  redis.call('HSET', item.key, 'held', whole(item.reserved))
+  for _, key in ipairs({ item.key, item.held }) do
+    if item[3] == '' then
+      redis.call('PEXPIRE', key, LONG)
+    else
+      redis.call('PEXPIREAT', key, item[3])
+    end
+  end
 end
 
 local function reserve(item)
-  if not item.own then
-    redis.call('HSET', item.key, 'c:' .. id, item[1])
-    item.reserved = plus(item.reserved, money(item[1]))
-  end
-  redis.call('ZADD', item.held, whole(ms + ttl), id)
-  keep(item)
+  item.reserved = item.reserved + redis.call('ZADD', item.held, whole(ms + ttl), item.mine) * item[1]
+  write(item)
 end
 
 local function enter(item)
@@ -192,7 +101,11 @@ local function enter(item)
   redis.call('PEXPIRE', item.key, whole(ttl + 1000))
 end
 
-local function set(item, used)
+local function used(item)
+  return math.max(tonumber(redis.call('GET', item.key) or 0) - now, 0)
+end
+
+local function use(item, used)
   if used > 0 then
     redis.call('SET', item.key, whole(now + used), 'PX', whole(math.ceil(used / 1000) + 1000))
   else
@@ -200,109 +113,88 @@ local function set(item, used)
   end
 end
 
-local function used(item)
-  return math.max(tonumber(redis.call('GET', item.key) or '0') - now, 0)
-end
-
--- For how long a refused request waits: until its own turn, behind those that were refused before it (as Rate::turn has it).
+-- How long a refused request waits: until its own turn, behind the requests that were refused before it (as Rate::turn).
 local function turn(item, needs)
-  local at, last = now + needs, tonumber(redis.call('GET', item.turn) or '0')
+  local key = item.key .. ':turn'
+  local at, last = now + needs, tonumber(redis.call('GET', key) or 0)
   if last > now then
-    at = math.max(at, math.min(last + tonumber(item[1]), now + MINUTE))
+    at = math.max(at, math.min(last + item[1], now + MINUTE))
   end
   at = math.min(at, now + FAR)
-  -- Kept for a minute longer than it counts: a turn that is over changes nothing, whatever clock `now` comes from.
-  redis.call('SET', item.turn, whole(at), 'PX', whole(math.ceil((at - now) / 1000) + MINUTE / 1000))
+  -- Kept for a minute longer than it counts: a turn that is over changes nothing, whichever clock `now` comes from.
+  redis.call('SET', key, whole(at), 'PX', whole(math.ceil((at - now) / 1000) + MINUTE / 1000))
   return at - now
 end
 
-if op == 'give' then
-  for _, item in ipairs(items) do
-    if item.kind == 'rate' then
-      local more, back = tonumber(item[1]), tonumber(item[2])
-      if more > 0 then
-        set(item, math.min(used(item) + more, FAR))
-      elseif back > 0 then
-        set(item, used(item) - back)
-      end
-    elseif item.kind == 'place' then
-      redis.call('ZREM', item.key, id)
-    else
-      note(item)
-      redis.call('ZREM', item.held, id)
-      read(item)
-      if item.own then
-        redis.call('HDEL', item.key, 'c:' .. id)
-        item.reserved = minus(item.reserved, money(item.own))
-      end
-      keep(item)
-    end
-  end
-  return {}
+local items = {}
+for nth = 2, #KEYS do
+  local at = nth * 5 - 4
+  items[nth - 1] = { key = KEYS[nth], kind = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4] }
 end
 
-if op == 'renew' then
+if op ~= 'take' then
   for _, item in ipairs(items) do
-    if item.kind == 'place' then
+    if item.kind == 'rate' then
+      use(item, math.min(math.max(used(item) + item[1] - item[2], 0), FAR))
+    elseif item.kind == 'place' and op == 'give' then
+      redis.call('ZREM', item.key, id)
+    elseif item.kind == 'place' then
       enter(item)
     else
-      note(item)
       read(item)
-      reserve(item)
+      if op == 'renew' then
+        reserve(item)
+      else
+        item.reserved = item.reserved - redis.call('ZREM', item.held, item.mine) * item[1]
+        write(item)
+      end
     end
   end
   return {}
 end
 
-local exceeded, wait, states = 0, 0, {}
+local answer = { 0, 0 }
 for nth, item in ipairs(items) do
-  local fits, needs = true, 0
-  if item.kind == 'rate' or item.kind == 'look' then
-    item.used = used(item)
-    states[nth] = item.used
+  local fits, needs, state = true, 0, 0
+  if item.kind == 'place' then
+    redis.call('ZREMRANGEBYSCORE', item.key, '-inf', whole(ms))
+    state = redis.call('ZCARD', item.key)
+    fits = state < tonumber(item[1])
+  elseif item.kind == 'spend' then
+    read(item)
+    local limit = tonumber(item[2])
+    -- A request alone is admitted while anything is left, whatever it costs.
+    fits = item.spent < limit and (item.reserved == 0 or item.spent + item.reserved + item[1] <= limit)
+    needs = item.spent < limit and SOON or 0
+  else
+    state = used(item)
     if item.kind == 'rate' then
-      -- What costs more than a minute's worth is admitted when nothing is used.
-      needs = math.min(item.used, item.used + tonumber(item[1]) - MINUTE)
+      -- A request that costs more than a minute's worth is admitted once nothing is used.
+      needs = math.min(state, state + item[1] - MINUTE)
       fits = needs <= 0
     end
-  elseif item.kind == 'place' then
-    redis.call('ZREMRANGEBYSCORE', item.key, '-inf', whole(ms))
-    states[nth] = redis.call('ZCARD', item.key)
-    fits = states[nth] < tonumber(item[1])
-  else
-    note(item)
-    read(item)
-    states[nth] = 0
-    local limit, nothing = money(item[2]), item.reserved[1] == 0 and item.reserved[2] == 0
-    local after = plus(plus(item.spent, item.reserved), money(item[1]))
-    local left = not at_most(limit, item.spent)
-    -- A first one fits that finds anything left.
-    fits = left and (nothing or at_most(after, limit))
-    needs = left and SOON or 0
   end
-  if not fits and exceeded == 0 then
-    exceeded, wait = nth, needs
+  item.state, answer[nth + 2] = state, state
+  if not fits and answer[1] == 0 then
+    answer[1], answer[2] = nth, needs
   end
 end
-if exceeded > 0 and items[exceeded].kind == 'rate' then
-  wait = turn(items[exceeded], wait)
+local exceeded = items[answer[1]]
+if exceeded and exceeded.kind == 'rate' then
+  answer[2] = turn(exceeded, answer[2])
 end
 for nth, item in ipairs(items) do
-  if exceeded > 0 then
-    -- What others left was forgotten, which has to be kept.
-    if item.kind == 'spend' then
-      keep(item)
-    end
-  elseif item.kind == 'rate' then
-    states[nth] = math.min(item.used + tonumber(item[1]), FAR)
-    set(item, states[nth])
-  elseif item.kind == 'place' then
-    enter(item)
-    states[nth] = states[nth] + 1
+  if item.kind == 'spend' and exceeded then
+    -- Reservations that ended were dropped.
+    write(item)
   elseif item.kind == 'spend' then
     reserve(item)
+  elseif item.kind == 'rate' and not exceeded then
+    answer[nth + 2] = math.min(item.state + item[1], FAR)
+    use(item, answer[nth + 2])
+  elseif item.kind == 'place' and not exceeded then
+    enter(item)
+    answer[nth + 2] = item.state + 1
   end
 end
-table.insert(states, 1, wait)
-table.insert(states, 1, exceeded)
-return states
+return answer

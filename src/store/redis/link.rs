@@ -1,6 +1,7 @@
-//! One connection to Redis, and the script behind it.
+//! One connection to Redis, and the script there.
 
 use std::{
+    collections::HashMap,
     fmt::Write,
     sync::{Arc, LazyLock},
     time::Duration,
@@ -9,48 +10,55 @@ use std::{
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, Script, aio::MultiplexedConnection};
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, Given, HELD, Item, SharedBudget, connect::Connector, link_error::LinkError};
+use super::{
+    command::{Answer, Command, Item, Operation, SharedBudget},
+    connect::{Connected, Connector},
+    link_error::LinkError,
+    sentinel::Switch,
+};
 use crate::config;
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limits.lua")));
 
-/// Where the name of the epoch is.
+/// The key of the epoch.
 const EPOCH: &str = "tidegate:epoch";
 
-/// What takes longer is not waited for: requests wait for far less.
+/// A reservation that is not renewed ends after this time: its replica is gone.
+pub const HELD: Duration = Duration::from_secs(60);
+
+/// An answer that takes longer is a failure of the connection. Requests wait for far less.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// A connection. Copies of it share it, and what is asked first is done first.
-#[derive(Clone, Debug)]
+/// Of so many budgets the connection knows which spend of others it told. It may tell the spend again.
+const TOLD: usize = 100_000;
+
+/// A connection.
+#[derive(Debug)]
 pub struct Link {
     connection: MultiplexedConnection,
-    /// The name of the data folder of who asks.
+    /// Whether another server replaced the master, behind Sentinels.
+    switch: Option<Switch>,
+    /// The name of the data folder of this process.
     origin: Arc<str>,
+    /// When the ledger was read for the spend of others that Redis knows, by the name of the budget.
+    told: HashMap<String, u64>,
 }
 
-/// What a look found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Looked {
-    /// The epoch: another one, once Redis was emptied.
-    pub epoch: String,
-    /// How long it took.
-    pub took: Duration,
-}
-
-/// An item as the script reads it.
-struct Line<'a> {
-    kind: &'static str,
-    key: &'a str,
-    rest: [String; 4],
+/// The script's arguments before the items.
+struct Head<'a> {
+    operation: &'a str,
+    now: Option<u64>,
+    request: &'a str,
+    epoch: &'a str,
 }
 
 impl Link {
-    /// Connects to what is at `place`, for who brings a clock of their own.
+    /// Connects to the Redis of these settings, for tests that have a clock of their own.
     ///
     /// # Errors
-    /// When that cannot be done.
-    pub async fn at(place: &config::RedisSettings, origin: &Arc<str>) -> Result<Self, LinkError> {
-        let link = Self::open(&Connector::new(place)?, origin).await?;
+    /// When the connection fails.
+    pub async fn at(settings: &config::RedisSettings, origin: &Arc<str>) -> Result<Self, LinkError> {
+        let link = Self::open(&Connector::new(settings)?, origin).await?;
         link.look("first").await?;
         Ok(link)
     }
@@ -59,146 +67,123 @@ impl Link {
     pub(super) async fn open(connector: &Connector, origin: &Arc<str>) -> Result<Self, LinkError> {
         let waits =
             AsyncConnectionConfig::new().set_connection_timeout(Some(SILENCE)).set_response_timeout(Some(SILENCE));
-        // The connection's own limit does not hold for what is said on it before it is open.
+        // The connection's own timeouts do not cover the commands that open it.
         let opening = timeout(2 * SILENCE, connector.connect(&waits)).await;
-        let connection = opening.map_err(|_| LinkError::Silent(2 * SILENCE))??.connection;
-        Ok(Self { connection, origin: Arc::clone(origin) })
+        let Connected { connection, switch } = opening.map_err(|_| LinkError::Silent(2 * SILENCE))??;
+        Ok(Self { connection, switch, origin: Arc::clone(origin), told: HashMap::new() })
     }
 
-    /// Brings the script, and looks whether Redis takes writes. `epoch` = the name of the one that begins with this, where Redis is
-    /// empty.
-    pub(super) async fn look(&self, epoch: &str) -> Result<Looked, LinkError> {
+    /// Loads the script, and checks that Redis accepts writes. Returns the epoch, and how long Redis took. `epoch` = the name of the epoch
+    /// that begins now, if Redis is empty.
+    pub(super) async fn look(&self, epoch: &str) -> Result<(String, Duration), LinkError> {
+        self.switch.as_ref().map_or(Ok(()), Switch::check)?;
         let (began, mut connection) = (Instant::now(), self.connection.clone());
-        // By its whole text: a server that began anew, or forgot its scripts, has it from now on.
-        let mut asked = redis::cmd("EVAL");
-        asked.arg(include_str!("limits.lua"));
-        append(&mut asked, ("look", None, "", epoch), std::iter::empty());
-        let asking = timeout(SILENCE, asked.query_async(&mut connection));
-        let epoch = asking.await.map_err(|_| LinkError::Silent(SILENCE))??;
-        Ok(Looked { epoch, took: began.elapsed() })
+        // The whole text, so that a server that was restarted or forgot its scripts has the script again.
+        let mut call = redis::cmd("EVAL");
+        call.arg(include_str!("limits.lua"));
+        write_arguments(&mut call, &Head { operation: "look", now: None, request: "", epoch }, &[]);
+        let epoch = timeout(SILENCE, call.query_async(&mut connection)).await;
+        Ok((epoch.map_err(|_| LinkError::Silent(SILENCE))??, began.elapsed()))
     }
 
-    /// Takes all items or none, in `epoch` or in any. `now` = microseconds since 1970-01-01 UTC, or none for the server's own clock.
+    /// Redis was emptied: the next commands tell the spend of others again.
+    pub fn forget(&mut self) {
+        self.told.clear();
+    }
+
+    /// Sends the commands in their order, and waits for all answers. Redis takes items in `epoch` only, or in any. `now` = microseconds
+    /// since 1970-01-01 UTC; none = the clock of the server. No answer in the place of one = another epoch.
     ///
     /// # Errors
-    /// When nobody knows whether they were taken, or nobody looked.
-    pub async fn take(
-        &self,
+    /// When Redis may or may not have done any of them.
+    pub async fn send(
+        &mut self,
         now: Option<u64>,
-        epoch: Option<&str>,
-        holder: &str,
-        items: &[Item],
-    ) -> Result<Answer, LinkError> {
-        let asked = script(("take", now, holder, epoch.unwrap_or_default()), items.iter().map(|item| self.taken(item)));
-        let said: Vec<i64> = asked.query_async(&mut self.connection.clone()).await?;
-        let (&[exceeded, wait], states) = said.split_first_chunk().ok_or(LinkError::Odd)?;
-        let number = |number: i64| u64::try_from(number).unwrap_or_default();
-        let exceeded = match exceeded {
-            0 => None,
-            nth => Some((usize::try_from(nth - 1).map_err(|_| LinkError::Forgot)?, number(wait))),
+        epoch: &str,
+        commands: &[Command],
+    ) -> Result<Vec<Option<Answer>>, LinkError> {
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for Command { operation, request, items, .. } in commands {
+            let operation = match operation {
+                Operation::Take => "take",
+                Operation::Renew => "renew",
+                Operation::Give => "give",
+            };
+            let mut call = redis::cmd("EVALSHA");
+            call.arg(SCRIPT.get_hash());
+            let lines: Vec<Line<'_>> = items.iter().map(|item| self.line(item)).collect();
+            write_arguments(&mut call, &Head { operation, now, request, epoch }, &lines);
+            pipeline.add_command(call);
+        }
+        let answers: Vec<Vec<i64>> = pipeline.query_async(&mut self.connection).await?;
+        Ok(answers.iter().map(|answer| read_answer(answer)).collect())
+    }
+
+    fn line<'a>(&mut self, item: &'a Item) -> Line<'a> {
+        let line = |kind, key, first: u64, second: u64| Line {
+            kind,
+            key,
+            texts: [first.to_string(), second.to_string()],
+            rest: None,
         };
-        Ok(Answer { exceeded, states: states.iter().copied().map(number).collect() })
-    }
-
-    /// Holds places and what was set aside for another while, also where they are not known there.
-    ///
-    /// # Errors
-    /// When nobody knows whether that happened.
-    pub async fn renew(&self, now: Option<u64>, held: &[(String, Vec<Item>)]) -> Result<(), LinkError> {
-        if held.is_empty() {
-            return Ok(());
-        }
-        let mut all = Pipeline::with_capacity(held.len());
-        for (holder, items) in held {
-            all.add_command(script(("renew", now, holder, ""), items.iter().map(|item| self.taken(item)))).ignore();
-        }
-        Ok(all.query_async(&mut self.connection.clone()).await?)
-    }
-
-    /// Gives back what requests hold, and tells what was spent. It does not matter how often this is done, nor when.
-    ///
-    /// # Errors
-    /// When nobody knows whether that happened.
-    pub async fn give<'a>(
-        &self,
-        now: Option<u64>,
-        ended: impl ExactSizeIterator<Item = (&'a str, &'a [Given])>,
-    ) -> Result<(), LinkError> {
-        let mut all = Pipeline::with_capacity(ended.len());
-        for (holder, given) in ended {
-            all.add_command(script(("give", now, holder, ""), given.iter().map(|one| self.back(one)))).ignore();
-        }
-        Ok(all.query_async(&mut self.connection.clone()).await?)
-    }
-
-    fn taken<'a>(&self, item: &'a Item) -> Line<'a> {
         match item {
-            Item::Rate { key, span } => Line::new(RATE, key, [span.to_string(), String::new()]),
-            Item::Look { key } => Line::new("look", key, Default::default()),
-            Item::Place { key, limit } => Line::new("place", key, [limit.to_string(), String::new()]),
-            Item::Spend { budget, limit, cost } => self.spend(budget, [cost.to_string(), limit.to_string()]),
-        }
-    }
-
-    fn back<'a>(&self, given: &'a Given) -> Line<'a> {
-        match given {
-            Given::Rate { key, more, back, since } => {
-                let back = back.saturating_sub(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
-                Line::new(RATE, key, [more.to_string(), back.to_string()])
+            Item::Rate { key, span } => line("rate", key, *span, 0),
+            Item::Correct { key, more, back, since } => {
+                let elapsed = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                line("rate", key, *more, back.saturating_sub(elapsed))
             }
-            Given::Place { key } => Line::new("place", key, Default::default()),
-            Given::Spend { budget } => self.spend(budget, Default::default()),
+            Item::Look { key } => line("look", key, 0, 0),
+            Item::Place { key, limit } => line("place", key, *limit, 0),
+            Item::Spend { budget, limit, cost } => {
+                let until = budget.until.map(|until| until.to_string()).unwrap_or_default();
+                Line { rest: Some([until, self.spend(budget)]), ..line("spend", &budget.name, *cost, *limit) }
+            }
         }
     }
 
-    fn spend<'a>(&self, budget: &'a SharedBudget, [cost, limit]: [String; 2]) -> Line<'a> {
-        let SharedBudget { name, until, own, remote } = budget;
-        let until = until.map(|until| until.to_string()).unwrap_or_default();
-        let mut spent = format!("{} {} {}", self.origin, own.read_at, own.total);
-        for (origin, total) in &*remote.by_origin {
-            // Writing to a string cannot fail. Whoever spent it knows better, whenever it read the ledger.
-            let _ = write!(spent, " {origin} 0 {total}");
+    /// The spend of a budget, as the script reads it. The spend of others is told once in an epoch, and again when it has changed.
+    fn spend(&mut self, budget: &SharedBudget) -> String {
+        let (own, others) = (budget.spend.own(), budget.spend.others());
+        let mut text = format!("{} {} {}", self.origin, own.read_at, own.total);
+        if self.told.len() > TOLD {
+            self.told.clear();
         }
-        Line { kind: SPEND, key: name, rest: [cost, limit, until, spent] }
+        // A command that fails ends the connection, and a new connection tells everything again.
+        if self.told.insert(budget.name.clone(), others.read_at) != Some(others.read_at) {
+            for (origin, total) in &*others.by_origin {
+                // Writing to a string cannot fail. The replica of that data folder knows better, whenever it read the ledger.
+                let _ = write!(text, " {origin} 0 {total}");
+            }
+        }
+        text
     }
 }
 
-impl<'a> Line<'a> {
-    fn new(kind: &'static str, key: &'a str, [first, second]: [String; 2]) -> Self {
-        Self { kind, key, rest: [first, second, String::new(), String::new()] }
+/// An item as the script reads it.
+struct Line<'a> {
+    kind: &'static str,
+    key: &'a str,
+    texts: [String; 2],
+    rest: Option<[String; 2]>,
+}
+
+fn write_arguments(call: &mut Cmd, head: &Head<'_>, lines: &[Line<'_>]) {
+    let now = head.now.map(|now| now.to_string()).unwrap_or_default();
+    call.arg(1 + lines.len()).arg(EPOCH).arg(lines.iter().map(|line| line.key).collect::<Vec<_>>());
+    call.arg(head.operation).arg(now).arg(head.request);
+    call.arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX)).arg(head.epoch);
+    for Line { kind, texts, rest, .. } in lines {
+        call.arg(kind).arg(texts).arg(rest.as_ref().unwrap_or(&Default::default()));
     }
 }
 
-/// What to do, when, for whom, and in which epoch.
-type Operation<'a> = (&'a str, Option<u64>, &'a str, &'a str);
-
-fn script<'a>(operation: Operation<'_>, items: impl Iterator<Item = Line<'a>>) -> Cmd {
-    let mut asked = redis::cmd("EVALSHA");
-    asked.arg(SCRIPT.get_hash());
-    append(&mut asked, operation, items);
-    asked
-}
-
-/// The rest of the command, as the script explains it.
-fn append<'a>(asked: &mut Cmd, (operation, now, whose, epoch): Operation<'_>, items: impl Iterator<Item = Line<'a>>) {
-    let items: Vec<Line<'_>> = items.collect();
-    let second = |line: &Line<'_>| match line.kind {
-        SPEND => Some(format!("{}:held", line.key)),
-        RATE => Some(format!("{}:turn", line.key)),
-        _ => None,
+/// The answer to a command; none where Redis decided nothing, as it is in another epoch.
+fn read_answer(answer: &[i64]) -> Option<Answer> {
+    let number = |number: &i64| u64::try_from(*number).unwrap_or_default();
+    let Some((&[exceeded, wait], states)) = answer.split_first_chunk() else { return Some(Answer::default()) };
+    let exceeded = match exceeded {
+        0 => None,
+        nth => Some((usize::try_from(nth - 1).ok()?, number(&wait))),
     };
-    let keys: Vec<_> = items.iter().map(|line| (line.key, second(line))).collect();
-    asked.arg(1 + keys.iter().map(|(_, second)| 1 + usize::from(second.is_some())).sum::<usize>());
-    asked.arg(EPOCH);
-    for (key, second) in keys {
-        asked.arg(key).arg(second);
-    }
-    asked.arg(operation).arg(now.map(|now| now.to_string()).unwrap_or_default());
-    asked.arg(whose).arg(u64::try_from(HELD.as_millis()).unwrap_or(u64::MAX)).arg(epoch);
-    for Line { kind, rest, .. } in &items {
-        asked.arg(kind).arg(rest);
-    }
+    Some(Answer { exceeded, states: states.iter().map(number).collect() })
 }
-
-const SPEND: &str = "spend";
-const RATE: &str = "rate";

@@ -26,6 +26,9 @@ pub enum LinkError {
     /// The server that a Sentinel named is not the master, or not yet.
     #[error("{0}, which a Sentinel names, is not a master")]
     NoMaster(String),
+    /// Sentinels name another master than that of the connection.
+    #[error("{0} is no longer the master: the Sentinels name another server")]
+    Replaced(String),
     /// A Sentinel named no master.
     #[error("the Sentinel {sentinel} names no master: {error}")]
     Sentinel {
@@ -34,11 +37,4 @@ pub enum LinkError {
         /// The error of the Sentinel.
         error: Box<LinkError>,
     },
-}
-
-impl LinkError {
-    /// Whether Tidegate closes the connection: the server may no longer be the master, and its name may lead to another server.
-    pub(super) fn is_final(&self) -> bool {
-        !matches!(self, Self::Slow(_) | Self::Forgot)
-    }
 }

@@ -1,10 +1,12 @@
-//! The thread that asks Redis for all workers, knows what requests hold, and looks for Redis when it is away.
+//! The thread that talks to Redis for all workers of this process.
 //!
-//! On each new connection, and whenever Redis was emptied, it first tells what this data folder spent, what the ledger says of others,
-//! and what requests hold; then requests ask Redis again. It waits for no other replica.
+//! It sends the commands of requests in batches, one batch after the other, on one connection. While Redis is away it looks for Redis. On a
+//! new connection, and after Redis was emptied, it first tells Redis the spend of this data folder, the spend of others as the ledger
+//! shows it, and the reservations of requests in progress. Then requests ask Redis again. It waits for no other replica.
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::ready,
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -12,391 +14,327 @@ use std::{
 use data_encoding::HEXLOWER;
 use tokio::{
     sync::{mpsc::UnboundedReceiver, oneshot},
-    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{
-    Answer, Given, HELD, Item, LAST, Replica, SharedBudget,
+    command::{Answer, Command, Item, Operation, SharedBudget},
     connect::Connector,
-    link::{Link, Looked},
+    link::{HELD, Link},
     link_error::LinkError,
-    outage::Outages,
 };
-use crate::domain::{sharing::SharingStatus, spending::RemoteSpend};
+use crate::{concurrent::sharing_status::SharingStatus, domain::clock::Clock};
 
-/// What is held is renewed four times before it would come back.
+/// Reservations are renewed four times in the time that they last.
 const RENEW: Duration = Duration::from_secs(15);
 
-/// Redis is looked at so often, also where nobody asks: a replica without requests tells what it spent once Redis was emptied.
+/// Redis is looked at this often, also without requests: a replica without requests tells its spend once Redis was emptied.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The pauses between looks while Redis is away: the first, and the longest.
+/// The pauses between two looks while Redis is away: the first, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What goes into one write.
+/// Commands in one batch. Redis needs some 4 ms for 200: requests behind them do not wait for long.
 const AT_ONCE: usize = 200;
 
-/// Settlements that wait while Redis is away; the oldest give way. What they held comes back by itself.
+/// Commands that wait while Redis is away. The oldest are dropped: Redis ends their reservations by itself.
 const WAITING: usize = 50_000;
 
-/// Of so many budgets it is known that Redis was told what others spent. It may be told again.
-const TOLD: usize = 100_000;
+/// Before the thread ends, it tries for this long to give reservations back.
+pub(super) const LAST: Duration = Duration::from_millis(500);
 
-/// What workers ask for.
+/// The log says this often at most that Redis is away.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// What workers tell the thread.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// All items or none. Who asks may be gone when it is answered.
-    Take { holder: u64, items: Vec<Item>, answer: oneshot::Sender<Answer> },
-    /// They were taken without Redis.
-    Hold { holder: u64, items: Vec<Item> },
-    /// The request is over.
-    Give { holder: u64, given: Vec<Given>, since: Instant },
-    /// A request waited for too long.
+    /// A request takes items. It may be gone before the answer.
+    Take { request: u64, items: Vec<Item>, answer: oneshot::Sender<Answer> },
+    /// A request was admitted without Redis: Redis learns of its reservations later.
+    Hold { request: u64, items: Vec<Item> },
+    /// A request ended. Its rates are corrected, and its reservations given back.
+    End { request: u64, corrections: Vec<Item> },
+    /// A request waited too long for its answer.
     Slow,
-    /// Nobody will ask any more.
-    End(mpsc::Sender<()>),
+    /// The process ends.
+    Stop(mpsc::Sender<()>),
 }
 
-/// What a request gives back, with its name in Redis and the moment at which it ended.
-type Ended = (String, Vec<Given>, Instant);
-
-/// What came of a task, on the connection of this number.
-enum Done {
-    Taken {
-        link: u64,
-        holder: u64,
-        items: Vec<Item>,
-        answer: oneshot::Sender<Answer>,
-        said: Result<Answer, LinkError>,
-    },
-    Given {
-        link: u64,
-        ended: Vec<Ended>,
-        said: Result<(), LinkError>,
-    },
-    /// What was spent or is held was told.
-    Told {
-        link: u64,
-        said: Result<(), LinkError>,
-    },
-    Looked(Result<(Link, Looked), LinkError>),
+/// This process, as the other replicas see it.
+pub struct Replica {
+    /// A random number of the process.
+    pub process: [u8; 8],
+    /// The name of its data folder: the ledger has the rows of the process under that name.
+    pub origin: Arc<str>,
+    /// Lists the budgets of which something is spent.
+    pub spent: Box<dyn Fn() -> Vec<SharedBudget> + Send>,
+    /// The time in Redis, for tests; none = the clock of the server.
+    pub clock: Option<Clock>,
 }
 
 pub(super) struct RedisWorker {
     connector: Connector,
     status: Arc<SharingStatus>,
     replica: Replica,
-    /// A request waits so long; it asks twice.
+    /// How long a request waits for Redis.
     patience: Duration,
+    /// Hears when Redis is there.
+    found: mpsc::Sender<()>,
     link: Option<Link>,
-    /// Goes up with every connection.
-    number: u64,
-    /// In this epoch, and on this connection, Redis was told everything that this process knows.
-    told_in: Option<Arc<str>>,
-    /// As of when Redis knows what others spent, by the name of the budget.
-    told: HashMap<String, u64>,
-    /// Each look brings a name for the epoch that begins with it, should Redis be empty.
+    /// The epoch in which Redis was told, on this connection, all that this process knows.
+    told_in: Option<String>,
+    /// Each look brings another name for a new epoch.
     looks: u64,
-    /// When the next look is due; none while there is one.
-    next_look: Option<Instant>,
+    next_look: Instant,
     pause: Duration,
-    /// What requests hold: places and what was set aside.
-    held: HashMap<u64, Vec<Item>>,
-    waiting: VecDeque<Ended>,
-    work: JoinSet<Done>,
-    outages: Outages,
+    /// The reservations of requests in progress.
+    held: HashMap<String, Vec<Item>>,
+    queue: VecDeque<Command>,
+    /// When Redis went away, and whether the log said so.
+    outage: Option<(Instant, bool)>,
+    /// When the log said so last.
+    logged: Option<Instant>,
 }
 
 impl RedisWorker {
-    pub(super) fn new(connector: Connector, status: Arc<SharingStatus>, replica: Replica, patience: Duration) -> Self {
+    pub(super) fn new(
+        connector: Connector,
+        status: Arc<SharingStatus>,
+        replica: Replica,
+        patience: Duration,
+        found: mpsc::Sender<()>,
+    ) -> Self {
         Self {
             connector,
             status,
             replica,
             patience,
+            found,
             link: None,
-            number: 0,
             told_in: None,
-            told: HashMap::new(),
             looks: 0,
-            next_look: None,
+            next_look: Instant::now(),
             pause: Duration::ZERO,
             held: HashMap::new(),
-            waiting: VecDeque::new(),
-            work: JoinSet::new(),
-            outages: Outages::default(),
+            queue: VecDeque::new(),
+            outage: None,
+            logged: None,
         }
     }
 
-    /// Works until the end, or until nobody can ask any more.
+    /// Works until the process ends.
     pub(super) async fn run(mut self, mut messages: UnboundedReceiver<Message>) {
         let mut renewal = interval(RENEW);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.next_look = Some(Instant::now());
+        let mut heard = Vec::new();
         loop {
+            let is_well = self.status.is_well();
+            let has_more = is_well && self.told_in.is_some() && !self.queue.is_empty();
             tokio::select! {
-                message = messages.recv() => match message {
-                    Some(Message::End(done)) => {
-                        self.bring_away().await;
-                        // Who waits for it may have given up.
-                        let _ = done.send(());
-                        return;
-                    }
-                    Some(message) => self.hear(message),
-                    None => return self.bring_away().await,
-                },
-                Some(done) = self.work.join_next() => if let Ok(done) = done { self.done(done) },
-                _ = renewal.tick() => if self.status.is_well() { self.renew() },
-                () = due(self.next_look) => self.look(),
+                count = messages.recv_many(&mut heard, AT_ONCE) => if count == 0 { return self.stop().await },
+                _ = renewal.tick(), if is_well => self.renew(),
+                () = sleep_until(self.next_look) => self.look().await,
+                () = ready(()), if has_more => {}
             }
+            for message in heard.drain(..) {
+                if let Message::Stop(done) = message {
+                    self.stop().await;
+                    // The other thread may have stopped waiting.
+                    let _ = done.send(());
+                    return;
+                }
+                self.hear(message);
+            }
+            self.send().await;
         }
     }
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Take { holder, items, answer } => self.take(holder, items, answer),
-            Message::Hold { holder, items } => self.hold(holder, items),
-            Message::Give { holder, given, since } => {
-                self.held.remove(&holder);
-                self.wait((self.name(holder), given, since));
-                self.give();
+            // Without Redis the answer is dropped: the request decides alone.
+            Message::Take { request, items, answer } if self.status.is_well() => {
+                let request = self.hold(request, &items);
+                self.queue(Command { answer: Some(answer), ..Command::new(Operation::Take, request, items) });
+            }
+            Message::Take { .. } | Message::Stop(_) => {}
+            Message::Hold { request, items } => {
+                let request = self.hold(request, &items);
+                self.queue(Command::new(Operation::Renew, request, reservations(&items)));
+            }
+            Message::End { request, mut corrections } => {
+                let request = self.name(request);
+                corrections.extend(self.held.remove(&request).unwrap_or_default());
+                if !corrections.is_empty() {
+                    self.queue(Command::new(Operation::Give, request, corrections));
+                }
             }
             Message::Slow => self.away(&LinkError::Slow(self.patience)),
-            Message::End(_) => {}
         }
     }
 
-    fn take(&mut self, holder: u64, mut items: Vec<Item>, answer: oneshot::Sender<Answer>) {
-        // Where there is none, the answer is dropped, which says so.
-        let Some((link, epoch)) = self.well().zip(self.told_in.clone()) else { return };
-        for item in &mut items {
-            if let Item::Spend { budget, .. } = item {
-                self.drop_what_is_known(budget);
+    /// The name of a request in Redis.
+    fn name(&self, request: u64) -> String {
+        format!("{}{request:x}", HEXLOWER.encode(&self.replica.process))
+    }
+
+    /// Notes the reservations of a request, each once: Redis may have them although its answer came too late.
+    fn hold(&mut self, request: u64, items: &[Item]) -> String {
+        let request = self.name(request);
+        for item in reservations(items) {
+            let held = self.held.entry(request.clone()).or_default();
+            if held.iter().all(|known| known.key() != item.key()) {
+                held.push(item);
             }
         }
-        let (name, number, now) = (self.name(holder), self.number, self.now());
-        self.work.spawn(async move {
-            let said = link.take(now, Some(&epoch), &name, &items).await;
-            Done::Taken { link: number, holder, items, answer, said }
-        });
+        request
     }
 
-    /// What others spent is told once in an epoch, as of each reading of the ledger that changed it.
-    fn drop_what_is_known(&mut self, budget: &mut SharedBudget) {
-        if self.told.len() > TOLD {
-            self.told.clear();
+    fn queue(&mut self, command: Command) {
+        let Self { queue, told_in, .. } = self;
+        while queue.len() >= WAITING || queue.front().is_some_and(|first| first.since.elapsed() >= HELD) {
+            queue.pop_front();
+            // It told a spend. All spend is told instead when Redis is back.
+            *told_in = None;
         }
-        // A question that fails takes the connection with it, and then all is told again.
-        if self.told.insert(budget.name.clone(), budget.remote.read_at) == Some(budget.remote.read_at) {
-            budget.remote = RemoteSpend::default();
+        queue.push_back(command);
+    }
+
+    fn renew(&mut self) {
+        let renewals: Vec<_> = self.renewals().collect();
+        self.queue.extend(renewals);
+    }
+
+    fn renewals(&self) -> impl Iterator<Item = Command> {
+        let held = self.held.iter().filter(|(_, items)| !items.is_empty());
+        held.map(|(request, items)| Command::new(Operation::Renew, request.clone(), items.clone()))
+    }
+
+    /// Sends the next batch, and waits for the answers. Returns whether Redis did it.
+    async fn send(&mut self) -> bool {
+        let Self { link, told_in, queue, status, replica, .. } = self;
+        let (Some(link), Some(epoch), true) = (link, told_in, status.is_well()) else { return false };
+        let batch: Vec<Command> = queue.drain(..queue.len().min(AT_ONCE)).collect();
+        if batch.is_empty() {
+            return false;
         }
-    }
-
-    fn done(&mut self, done: Done) {
-        match done {
-            Done::Taken { link, holder, items, answer, said } => match said {
-                Ok(said) => {
-                    let all = said.exceeded.is_none();
-                    // Who does not hear it any more gives back, or says that it holds.
-                    if answer.send(said).is_ok() && all {
-                        self.hold(holder, items);
-                    }
+        match link.send(now(replica), epoch, &batch).await {
+            Ok(answers) => {
+                // Requests without an answer decide alone: not before they can see that Redis is away.
+                if answers.iter().any(Option::is_none) {
+                    self.away(&LinkError::Forgot);
                 }
-                Err(error) => {
-                    // Before who waits goes on without it.
-                    self.failed(link, &error);
-                    drop(answer);
-                }
-            },
-            Done::Given { link, ended, said } => {
-                if let Err(error) = said {
-                    ended.into_iter().for_each(|one| self.wait(one));
-                    self.failed(link, &error);
-                }
-            }
-            Done::Told { link, said } => {
-                if let Err(error) = said {
-                    self.failed(link, &error);
-                }
-            }
-            Done::Looked(Ok((link, looked))) => self.looked(link, &looked),
-            Done::Looked(Err(error)) => {
-                self.link = None;
-                self.not_there(&error);
-            }
-        }
-    }
-
-    /// The connection, if requests ask on it now.
-    fn well(&self) -> Option<Link> {
-        self.link.as_ref().filter(|_| self.status.is_well()).cloned()
-    }
-
-    fn name(&self, holder: u64) -> String {
-        format!("{}{holder:x}", HEXLOWER.encode(&self.replica.process))
-    }
-
-    /// Microseconds since 1970-01-01 UTC, where Redis is not to go by its own clock.
-    fn now(&self) -> Option<u64> {
-        self.replica.clock.map(|clock| u64::try_from(clock.since_epoch().as_micros()).unwrap_or(u64::MAX))
-    }
-
-    fn hold(&mut self, holder: u64, mut items: Vec<Item>) {
-        items.retain_mut(|item| match item {
-            Item::Place { .. } => true,
-            Item::Spend { budget, .. } => {
-                budget.remote = RemoteSpend::default();
+                batch.into_iter().zip(answers).for_each(|(command, answer)| self.answered(command, answer));
                 true
             }
-            Item::Rate { .. } | Item::Look { .. } => false,
-        });
-        if !items.is_empty() {
-            self.held.entry(holder).or_default().extend(items);
+            Err(error) => {
+                self.link = None;
+                self.away(&error);
+                // It does no harm if Redis has done some of them already.
+                let again = batch.into_iter().filter(|command| command.operation != Operation::Take);
+                again.rev().for_each(|command| self.queue.push_front(command));
+                false
+            }
         }
     }
 
-    fn wait(&mut self, ended: Ended) {
-        if self.waiting.len() >= WAITING {
-            self.waiting.pop_front();
-            self.told_in = None;
+    fn answered(&mut self, Command { request, items, answer: waiting, .. }: Command, answer: Option<Answer>) {
+        let (Some(waiting), Some(answer)) = (waiting, answer) else { return };
+        if let (Some(_), Some(held)) = (answer.exceeded, self.held.get_mut(&request)) {
+            held.retain(|held| items.iter().all(|item| item.key() != held.key()));
         }
-        self.waiting.push_back(ended);
+        // A request whose client left gives its reservations back.
+        let _ = waiting.send(answer);
     }
 
-    /// Brings away what waits.
-    fn give(&mut self) {
-        let Some(link) = self.well() else { return };
-        while !self.waiting.is_empty() {
-            let ended: Vec<Ended> = self.waiting.drain(..self.waiting.len().min(AT_ONCE)).collect();
-            let (link, number, now) = (link.clone(), self.number, self.now());
-            self.work.spawn(async move {
-                let given = ended.iter().map(|(name, given, _)| (&**name, &**given));
-                let said = link.give(now, given).await;
-                Done::Given { link: number, ended, said }
-            });
+    async fn look(&mut self) {
+        if let Err(error) = self.find().await {
+            self.away(&error);
+            self.pause = (2 * self.pause).clamp(PAUSE, LONGEST_PAUSE);
+            self.next_look = Instant::now() + self.pause;
+            return;
         }
+        if let Some((began, true)) = self.outage.take() {
+            let seconds = began.elapsed().as_secs_f64();
+            tracing::info!(
+                seconds,
+                "Redis is available again: this replica shares its limits and budgets with the others"
+            );
+        }
+        (self.pause, self.next_look) = (Duration::ZERO, Instant::now() + LOOK);
+        self.status.is_back();
+        // After the start nobody waits for it.
+        let _ = self.found.send(());
     }
 
-    /// Says that what requests hold is still held, or is held at all.
-    fn renew(&mut self) {
-        let Some(link) = &self.link else { return };
-        let all: Vec<_> = self.held.iter().map(|(holder, items)| (self.name(*holder), items.clone())).collect();
-        for held in all.chunks(AT_ONCE).map(<[_]>::to_vec) {
-            let (link, number, now) = (link.clone(), self.number, self.now());
-            self.work.spawn(async move { Done::Told { link: number, said: link.renew(now, &held).await } });
-        }
-    }
-
-    /// Says what was spent of all budgets: by this data folder, and by others, as the ledger says.
-    fn tell_what_was_spent(&mut self) {
-        self.told.clear();
-        let Some(link) = self.link.clone() else { return };
-        let mut all = (self.replica.spent)();
-        all.iter_mut().for_each(|budget| self.drop_what_is_known(budget));
-        for told in all.chunks(AT_ONCE).map(<[_]>::to_vec) {
-            let (link, number, now) = (link.clone(), self.number, self.now());
-            self.work.spawn(async move {
-                let told: Vec<_> = told.into_iter().map(|budget| [Given::Spend { budget }]).collect();
-                let said = link.give(now, told.iter().map(|one| ("", &one[..]))).await;
-                Done::Told { link: number, said }
-            });
-        }
-    }
-
-    /// Looks whether Redis is there, on a new connection where there is none.
-    fn look(&mut self) {
-        self.next_look = None;
+    /// Connects where there is no connection, and tells Redis everything where Redis does not know it.
+    async fn find(&mut self) -> Result<(), LinkError> {
         self.looks += 1;
-        let epoch = format!("{}-{:x}", HEXLOWER.encode(&self.replica.process), self.looks);
-        let (connector, link, origin) = (self.connector.clone(), self.link.clone(), Arc::clone(&self.replica.origin));
-        self.work.spawn(async move {
-            let look = async {
-                let link = match link {
-                    Some(link) => link,
-                    None => Link::open(&connector, &origin).await?,
-                };
-                let looked = link.look(&epoch).await?;
-                Ok((link, looked))
-            };
-            Done::Looked(look.await)
-        });
-    }
-
-    /// Redis answered: requests ask it from now on, if that was fast enough.
-    fn looked(&mut self, link: Link, looked: &Looked) {
-        if self.link.is_none() {
-            self.number += 1;
-            self.told_in = None;
+        let new_epoch = format!("{}-{:x}", HEXLOWER.encode(&self.replica.process), self.looks);
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => {
+                self.told_in = None;
+                Link::open(&self.connector, &self.replica.origin).await?
+            }
+        };
+        let (epoch, took) = link.look(&new_epoch).await?;
+        let knows_all = self.told_in.as_ref() == Some(&epoch);
+        // While requests ask Redis, Redis may take as long as a request waits.
+        let enough = if self.status.is_well() { self.patience } else { self.patience / 2 };
+        if took <= enough && !knows_all {
+            if self.status.is_well() {
+                self.away(&LinkError::Forgot);
+            }
+            self.tell_everything(&mut link).await?;
+            self.told_in = Some(epoch);
         }
         self.link = Some(link);
-        // A Redis that requests ask is given up no sooner than they would give it up.
-        let enough = if self.status.is_well() { self.patience } else { self.patience / 2 };
-        if looked.took > enough {
-            return self.not_there(&LinkError::Slow(looked.took));
-        }
-        let waited = self.waiting.len();
-        // What is older has come back by itself.
-        self.waiting.retain(|(_, _, since)| since.elapsed() < HELD);
-        if self.waiting.len() < waited {
-            self.told_in = None;
-        }
-        let knows_all = self.told_in.as_deref() == Some(&*looked.epoch);
-        if !knows_all {
-            if self.status.is_well() {
-                self.outages.goes_on(&LinkError::Forgot);
-            }
-            self.told_in = Some(Arc::from(&*looked.epoch));
-            self.tell_what_was_spent();
-        }
-        if !knows_all || !self.status.is_well() {
-            self.renew();
-        }
-        self.outages.ends();
-        self.status.is_back();
-        self.give();
-        (self.pause, self.next_look) = (Duration::ZERO, Some(Instant::now() + LOOK));
+        if took <= enough { Ok(()) } else { Err(LinkError::Slow(took)) }
     }
 
-    /// A look failed.
-    fn not_there(&mut self, error: &LinkError) {
-        self.status.fails();
-        self.outages.goes_on(error);
-        self.pause = (2 * self.pause).clamp(PAUSE, LONGEST_PAUSE);
-        self.next_look = Some(Instant::now() + self.pause);
-    }
-
-    /// Something went wrong on a connection. What is said on one that was given up says nothing of the next.
-    fn failed(&mut self, link: u64, error: &LinkError) {
-        if link == self.number {
-            if error.is_final() {
-                self.link = None;
-            }
-            self.away(error);
+    /// Tells the spend of all budgets, and the reservations of requests in progress.
+    async fn tell_everything(&self, link: &mut Link) -> Result<(), LinkError> {
+        link.forget();
+        let tell =
+            |budget| Command::new(Operation::Give, String::new(), vec![Item::Spend { budget, limit: 0, cost: 0 }]);
+        let all: Vec<Command> = (self.replica.spent)().into_iter().map(tell).chain(self.renewals()).collect();
+        for batch in all.chunks(AT_ONCE) {
+            link.send(now(&self.replica), "", batch).await?;
         }
+        Ok(())
     }
 
-    /// Redis is not asked until a look finds it; that comes at once, if there is none.
+    /// Redis is away: no request asks it until a look finds it.
     fn away(&mut self, error: &LinkError) {
         self.status.fails();
-        self.outages.goes_on(error);
-        self.next_look = self.next_look.map(|at| at.min(Instant::now() + self.pause));
+        // Their requests decide alone.
+        self.queue.retain(|command| command.operation != Operation::Take);
+        let now = Instant::now();
+        self.next_look = self.next_look.min(now + self.pause);
+        let (_, is_logged) = self.outage.get_or_insert((now, false));
+        if !*is_logged && self.logged.is_none_or(|last| last + LOG_EVERY <= now) {
+            (*is_logged, self.logged) = (true, Some(now));
+            tracing::warn!(
+                %error,
+                "Redis is unavailable: this replica allows its part of the limits and budgets until Redis is back. Check \
+                 `[limits] redis` and the server"
+            );
+        }
     }
 
-    /// The last that is given back.
-    async fn bring_away(mut self) {
-        self.give();
-        let all = async { while self.work.join_next().await.is_some() {} };
-        // What does not get there comes back by itself.
-        let _ = timeout(LAST, all).await;
+    /// Gives back what waits. Redis ends the rest by itself.
+    async fn stop(mut self) {
+        let _ = timeout(LAST, async { while self.send().await {} }).await;
     }
 }
 
-/// Comes at this moment; never where there is none.
-async fn due(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
+fn reservations(items: &[Item]) -> Vec<Item> {
+    items.iter().filter(|item| item.is_reservation()).cloned().collect()
+}
+
+/// Microseconds since 1970-01-01 UTC, for tests that have a clock of their own.
+fn now(replica: &Replica) -> Option<u64> {
+    replica.clock.map(|clock| u64::try_from(clock.since_epoch().as_micros()).unwrap_or(u64::MAX))
 }

@@ -12,9 +12,9 @@ use sqlx::{
 };
 
 use super::{
-    BATCH, Connection, DatabaseError, DatabaseLocation,
-    ledger::{KEPT_ROWS, ROWS},
-    within,
+    bounds::{BATCH, KEPT_ROWS, ROWS, within},
+    error::DatabaseError,
+    location::DatabaseLocation,
 };
 use crate::{config::postgres, store::files};
 
@@ -32,6 +32,13 @@ const MIGRATIONS: [(&str, &str); 8] = [
     ("daily_sums", include_str!("0007_daily_sums.sql")),
     ("revision token", include_str!("0008_revision_token.sql")),
 ];
+
+/// A connection to either database.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
 
 /// The properties of one kind of database.
 pub(super) struct SqlDialect {

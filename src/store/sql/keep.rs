@@ -7,7 +7,11 @@ use std::collections::HashSet;
 
 use sqlx::{AssertSqlSafe, Connection as _, QueryBuilder, Row as _};
 
-use super::{Connection, Database, DatabaseError, LONG, dialect, integer, on, within};
+use super::{
+    Database, DatabaseError, LONG,
+    dialect::{self, Connection},
+    integer, on, within,
+};
 use crate::domain::{id::RequestId, money::UNIT, spending::Span};
 
 /// Rows of one transaction. SQLite needs about half a second for them, and other writers wait meanwhile.

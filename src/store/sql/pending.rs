@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use sqlx::{QueryBuilder, Row as _, query_builder::Separated};
 
-use super::{BATCH, Database, DatabaseError, LONG, count, integer, ledger::more_counts, on, within};
+use super::{BATCH, Database, DatabaseError, LONG, count, insert::more_counts, integer, on, within};
 use crate::domain::{
     ledger::{Row, UsageState},
     money::{Currency, Exchange},
@@ -63,7 +63,7 @@ where
     for number in [input, cached, output, reasoning, total].into_iter().chain(more_counts(&usage)) {
         values.push_bind(number.map(count));
     }
-    values.push_bind(usage.told_cost.map(integer)).push_bind(usage.tier.map(ServiceTier::name));
+    values.push_bind(usage.reported_cost.map(integer)).push_bind(usage.tier.map(ServiceTier::name));
 }
 
 /// A row that a shown usage settled.
@@ -174,7 +174,7 @@ impl PolledRow {
             web_searches: number(24)?,
             audio_ms: number(25)?,
             tier: text(26)?.as_deref().and_then(ServiceTier::named),
-            told_cost: None,
+            reported_cost: None,
         };
         let (usage, charged) = (PolledUsage::new(told).usage(), amount(5)?);
         // The row's own prices apply, whatever the current prices are.

@@ -6,17 +6,17 @@ fn body(message: &str, kind: &str, code: &str) -> ErrorBody {
 }
 
 /// By the table and these rules, at an upstream that has no other settings.
-fn judged(status: u16, body: &ErrorBody, rules: &[ErrorRule]) -> Blame {
+fn judged(status: u16, body: &ErrorBody, rules: &[ErrorRule]) -> ErrorCause {
     let env = |name: &str| (name == "DMXAPI_API_KEY").then(|| "sk-test-0123456789".into());
     let loaded = config::load(&config::Source::BuiltIn, &env).unwrap();
     let mut upstream = loaded.config.upstreams.into_iter().next().unwrap();
     upstream.error_rules = rules.to_vec();
-    judge(StatusCode::from_u16(status).unwrap(), body, &upstream).blame
+    judge(StatusCode::from_u16(status).unwrap(), body, &upstream).error_cause
 }
 
 #[test]
-fn codes_of_the_built_in_table() {
-    use Blame::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
+fn built_in_codes_name_the_cause() {
+    use ErrorCause::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
     for (status, code, wanted) in [
         (401, "", Credential),
         (401, "anything", Credential),
@@ -89,8 +89,8 @@ fn codes_of_the_built_in_table() {
 }
 
 #[test]
-fn words_of_the_built_in_table() {
-    use Blame::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
+fn built_in_sentences_name_the_cause() {
+    use ErrorCause::{Balance, Credential, Model, Payment, RateLimit, Request, Upstream};
     for (status, message, wanted) in [
         (400, "API key not valid. Please pass a valid API key.", Credential),
         (400, "API Key not found. Please pass a valid API key.", Credential),
@@ -133,7 +133,7 @@ fn words_of_the_built_in_table() {
         (503, "The model is overloaded", Upstream),
         (404, "The model `x` does not exist or you do not have access to it.", Model),
         (404, "Previous response with id 'resp_1' not found.", Request),
-        // What a caller wrote, repeated.
+        // A repeated part of the client's request.
         (400, "'Incorrect API key provided' is not one of ['user']", Request),
         (403, "The prompt \"invalid token, 余额不足\" was flagged", Request),
         (404, "Incorrect API key provided", Request),
@@ -145,14 +145,14 @@ fn words_of_the_built_in_table() {
 }
 
 #[test]
-fn ace_data_cloud_by_its_page() {
+fn errors_of_ace_data_cloud_are_judged_as_its_page_says() {
     for (status, code, wanted) in [
-        (400, "token_mismatched", Blame::Request),
-        (401, "invalid_token", Blame::Credential),
-        (403, "used_up", Blame::Balance),
-        (403, "balance", Blame::Balance),
-        (429, "too_many_requests", Blame::RateLimit),
-        (500, "api_error", Blame::Upstream),
+        (400, "token_mismatched", ErrorCause::Request),
+        (401, "invalid_token", ErrorCause::Credential),
+        (403, "used_up", ErrorCause::Balance),
+        (403, "balance", ErrorCause::Balance),
+        (429, "too_many_requests", ErrorCause::RateLimit),
+        (500, "api_error", ErrorCause::Upstream),
     ] {
         assert_eq!(judged(status, &body("m", "", code), &[]), wanted, "{status} {code}");
     }
@@ -164,7 +164,7 @@ fn rule(status: Option<u16>, code: Option<&str>, kind: Option<&str>, words: &[&s
 }
 
 #[test]
-fn rules_of_the_upstream_come_first_and_match_all_that_they_name() {
+fn rules_of_an_upstream_come_first_and_match_only_if_every_condition_holds() {
     let rules = [
         rule(Some(400), Some("token_mismatched"), None, &[], FaultOwner::Credential),
         rule(Some(401), None, None, &["try later", "请稍后"], FaultOwner::Upstream),
@@ -174,30 +174,30 @@ fn rules_of_the_upstream_come_first_and_match_all_that_they_name() {
         rule(None, None, None, &["Incorrect API key"], FaultOwner::Request),
     ];
     for (status, message, kind, code, wanted) in [
-        (400, "", "", "token_mismatched", Blame::Credential),
-        (400, "", "", "other", Blame::Request),
-        (401, "Please TRY LATER.", "", "", Blame::Upstream),
-        (401, "请稍后再试", "", "", Blame::Upstream),
-        (401, "no", "", "", Blame::Credential),
-        (418, "", "", "two words", Blame::Balance),
+        (400, "", "", "token_mismatched", ErrorCause::Credential),
+        (400, "", "", "other", ErrorCause::Request),
+        (401, "Please TRY LATER.", "", "", ErrorCause::Upstream),
+        (401, "请稍后再试", "", "", ErrorCause::Upstream),
+        (401, "no", "", "", ErrorCause::Credential),
+        (418, "", "", "two words", ErrorCause::Balance),
         // A type stands in for a code that is missing.
-        (418, "", "two words", "", Blame::Balance),
-        (429, "your daily share is used up", "quota_error", "x", Blame::Balance),
-        (429, "slow down", "quota_error", "x", Blame::RateLimit),
-        (403, "", "", "invalid_api_key", Blame::Model),
-        (400, "Incorrect api key provided", "", "", Blame::Request),
+        (418, "", "two words", "", ErrorCause::Balance),
+        (429, "your daily share is used up", "quota_error", "x", ErrorCause::Balance),
+        (429, "slow down", "quota_error", "x", ErrorCause::RateLimit),
+        (403, "", "", "invalid_api_key", ErrorCause::Model),
+        (400, "Incorrect api key provided", "", "", ErrorCause::Request),
     ] {
         assert_eq!(judged(status, &body(message, kind, code), &rules), wanted, "{status} {message} {kind} {code}");
     }
 }
 
 /// The blame of a whole body, as an upstream sends it.
-fn blamed(status: u16, body: &str) -> Blame {
+fn blamed(status: u16, body: &str) -> ErrorCause {
     judged(status, &ErrorBody::read(body.as_bytes()), &[])
 }
 
 #[test]
-fn a_missing_model_is_the_models_whatever_the_status() {
+fn a_missing_model_is_blamed_on_the_model_with_any_status() {
     let body = r#"{"error":{"code":"model_not_found","message":"No available channel for model nope"}}"#;
     let wording = r#"{"detail":"Model x not found"}"#;
     let (loaded, rest) = (
@@ -209,16 +209,16 @@ fn a_missing_model_is_the_models_whatever_the_status() {
     let upstream = loaded.unwrap().config.upstreams.into_iter().next().unwrap();
     let servers = [500, 501, 502, 503, 504, 520, 522, 524, 529, 530];
     for status in (400..=404).chain(rest).chain(servers) {
-        assert_eq!(blamed(status, body), Blame::Model, "{status}");
-        assert_eq!(blamed(status, wording), Blame::Model, "{status} in words");
+        assert_eq!(blamed(status, body), ErrorCause::Model, "{status}");
+        assert_eq!(blamed(status, wording), ErrorCause::Model, "{status} in words");
         let code = StatusCode::from_u16(status).unwrap();
         assert!(depends_on_body(code), "{status}");
-        assert!(judge(code, &ErrorBody::read(body.as_bytes()), &upstream).leads_on, "{status}");
+        assert!(judge(code, &ErrorBody::read(body.as_bytes()), &upstream).allows_failover, "{status}");
     }
 }
 
 #[test]
-fn wordings_of_a_missing_model() {
+fn every_known_wording_of_a_missing_model_is_recognised() {
     for (status, body) in [
         (404, r#"{"error":{"message":"No endpoints found for x.","code":404}}"#),
         (400, r#"{"error":{"message":"x is not a valid model ID","code":400}}"#),
@@ -234,12 +234,12 @@ fn wordings_of_a_missing_model() {
         (400, r#"{"errors":[{"code":"model_not_found"}]}"#),
         (404, r#"{"error":{"message":"models/x is not found for API version v1beta","status":"NOT_FOUND"}}"#),
     ] {
-        assert_eq!(blamed(status, body), Blame::Model, "{status} {body}");
+        assert_eq!(blamed(status, body), ErrorCause::Model, "{status} {body}");
     }
 }
 
 #[test]
-fn answers_about_our_key_in_every_shape() {
+fn errors_about_our_credential_are_recognised_in_every_shape() {
     for (status, body) in [
         (
             400,
@@ -259,12 +259,12 @@ fn answers_about_our_key_in_every_shape() {
         (400, r#"{"error":{"type":"authentication_error","message":"x"}}"#),
         (403, r#"{"error":{"type":"authentication_error","message":"x"}}"#),
     ] {
-        assert_eq!(blamed(status, body), Blame::Credential, "{status} {body}");
+        assert_eq!(blamed(status, body), ErrorCause::Credential, "{status} {body}");
     }
 }
 
 #[test]
-fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
+fn a_sentence_that_only_begins_like_an_account_error_is_blamed_on_the_request() {
     for (status, message) in [
         (403, "Invalid token count in your prompt"),
         (403, "Invalid tokens"),
@@ -281,45 +281,45 @@ fn sentences_that_only_begin_like_one_about_our_account_are_the_requests() {
         (400, "余额不足一词不得出现"),
         (400, "[x] Incorrect API key provided"),
     ] {
-        assert_eq!(judged(status, &body(message, "", ""), &[]), Blame::Request, "{status} {message}");
+        assert_eq!(judged(status, &body(message, "", ""), &[]), ErrorCause::Request, "{status} {message}");
     }
     for (status, message, wanted) in [
-        (403, "Invalid token.", Blame::Credential),
-        (403, "Invalid token (request id: 1)", Blame::Credential),
-        (400, "Insufficient balance, please recharge", Blame::Balance),
-        (400, "Insufficient quota!", Blame::Balance),
-        (403, "该令牌额度已用尽 !token.UnlimitedQuota", Blame::Balance),
-        (403, "用户额度不足，剩余额度: 0", Blame::Balance),
+        (403, "Invalid token.", ErrorCause::Credential),
+        (403, "Invalid token (request id: 1)", ErrorCause::Credential),
+        (400, "Insufficient balance, please recharge", ErrorCause::Balance),
+        (400, "Insufficient quota!", ErrorCause::Balance),
+        (403, "该令牌额度已用尽 !token.UnlimitedQuota", ErrorCause::Balance),
+        (403, "用户额度不足，剩余额度: 0", ErrorCause::Balance),
     ] {
         assert_eq!(judged(status, &body(message, "", ""), &[]), wanted, "{status} {message}");
     }
 }
 
 #[test]
-fn a_sentence_in_quotes_is_one_about_our_account_only_where_nothing_is_said_about_it() {
+fn a_quoted_account_error_counts_only_without_other_words_around_it() {
     for (status, message, wanted) in [
-        (400, "'API key not valid'. Please pass a valid API key.", Blame::Credential),
-        (400, "\"API key not valid. Please pass a valid API key.\"", Blame::Credential),
-        (400, "“Incorrect API key provided: sk-x”", Blame::Credential),
-        (400, "`Invalid API key`", Blame::Credential),
-        (400, "[401] 'Invalid API_KEY'!", Blame::Credential),
-        (400, "Error: \"Incorrect API key\". Please check your API-key and try again.", Blame::Credential),
-        (403, "「无效的令牌」", Blame::Credential),
-        (403, "'Invalid token' (request id: 2026)", Blame::Credential),
-        (400, "'Insufficient balance'. Please recharge.", Blame::Balance),
-        (403, "《余额不足》，请充值。", Blame::Balance),
-        // What a client wrote, in the words of a validator.
-        (400, "'API key not valid' is not one of ['a', 'b'] - 'messages.0.role'", Blame::Request),
-        (400, "'API key not valid'. Please pass a valid API key.' is not one of ['a', 'b']", Blame::Request),
-        (400, "'Incorrect API key': unexpected value", Blame::Request),
-        (400, "\"Invalid API key\" must be one of: a, b", Blame::Request),
-        (400, "'Invalid API key', 'b' are no tools", Blame::Request),
-        (400, "'Insufficient balance'. was found in your text", Blame::Request),
-        (400, "'Incorrect API key'. Please recharge (request id: 1) is no role (request id: 2)", Blame::Request),
-        (400, "'Incorrect API key", Blame::Request),
-        (400, "'Invalid API key format'", Blame::Request),
-        (403, "'Invalid token count'", Blame::Request),
-        (400, "「余额不足」一词不得出现", Blame::Request),
+        (400, "'API key not valid'. Please pass a valid API key.", ErrorCause::Credential),
+        (400, "\"API key not valid. Please pass a valid API key.\"", ErrorCause::Credential),
+        (400, "“Incorrect API key provided: sk-x”", ErrorCause::Credential),
+        (400, "`Invalid API key`", ErrorCause::Credential),
+        (400, "[401] 'Invalid API_KEY'!", ErrorCause::Credential),
+        (400, "Error: \"Incorrect API key\". Please check your API-key and try again.", ErrorCause::Credential),
+        (403, "「无效的令牌」", ErrorCause::Credential),
+        (403, "'Invalid token' (request id: 2026)", ErrorCause::Credential),
+        (400, "'Insufficient balance'. Please recharge.", ErrorCause::Balance),
+        (403, "《余额不足》，请充值。", ErrorCause::Balance),
+        // A part of the client's request, quoted by a validator.
+        (400, "'API key not valid' is not one of ['a', 'b'] - 'messages.0.role'", ErrorCause::Request),
+        (400, "'API key not valid'. Please pass a valid API key.' is not one of ['a', 'b']", ErrorCause::Request),
+        (400, "'Incorrect API key': unexpected value", ErrorCause::Request),
+        (400, "\"Invalid API key\" must be one of: a, b", ErrorCause::Request),
+        (400, "'Invalid API key', 'b' are no tools", ErrorCause::Request),
+        (400, "'Insufficient balance'. was found in your text", ErrorCause::Request),
+        (400, "'Incorrect API key'. Please recharge (request id: 1) is no role (request id: 2)", ErrorCause::Request),
+        (400, "'Incorrect API key", ErrorCause::Request),
+        (400, "'Invalid API key format'", ErrorCause::Request),
+        (403, "'Invalid token count'", ErrorCause::Request),
+        (400, "「余额不足」一词不得出现", ErrorCause::Request),
     ] {
         assert_eq!(judged(status, &body(message, "", ""), &[]), wanted, "{status} {message}");
     }

@@ -5,8 +5,9 @@ use std::sync::{
 
 use super::*;
 use crate::{
+    concurrent::random_source::RandomSource,
     config::{self, Config, Source},
-    domain::{chance::Dice, standing::HealthState},
+    domain::health_state::HealthState,
     metrics::Metrics,
     upstream::Pools,
 };
@@ -27,7 +28,7 @@ fn upstream(credentials: usize, change: impl Fn(&mut config::Upstream)) -> (Arc<
     let metrics = Metrics::default();
     let pools = Pools::new(&whole, None, &metrics, Instant::now());
     let pool = Arc::clone(pools.iter().next().unwrap());
-    (Arc::new(Upstream::new(config, health, pool, Arc::new(Dice::seeded(1))).unwrap()), metrics)
+    (Arc::new(Upstream::new(config, health, pool, Arc::new(RandomSource::seeded(1))).unwrap()), metrics)
 }
 
 fn count(upstream: &Upstream) -> (usize, Vec<usize>) {
@@ -36,26 +37,26 @@ fn count(upstream: &Upstream) -> (usize, Vec<usize>) {
 }
 
 #[test]
-fn a_place_is_taken_and_given_back() {
+fn a_lease_takes_a_slot_and_its_drop_releases_the_slot() {
     let (upstream, _) = upstream(2, |config| {
         config.max_in_flight = Some(3);
         config.credentials[0].max_in_flight = Some(1);
     });
     let first = upstream.lease(0, &ANYBODY, false).unwrap();
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Full);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Full);
     assert_eq!(count(&upstream), (1, vec![1, 0]), "a place that was not given is held");
     let others = [upstream.lease(1, &ANYBODY, false).unwrap(), upstream.lease(1, &ANYBODY, true).unwrap()];
-    assert_eq!(upstream.lease(1, &ANYBODY, true).unwrap_err(), NoSlot::Full);
+    assert_eq!(upstream.lease(1, &ANYBODY, true).unwrap_err(), SlotUnavailable::Full);
     assert_eq!(count(&upstream), (3, vec![1, 2]));
     drop(first);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     drop(others);
     assert_eq!(count(&upstream), (0, vec![0, 0]));
-    assert_eq!(upstream.lease(2, &ANYBODY, true).unwrap_err(), NoSlot::Out, "there is no such credential");
+    assert_eq!(upstream.lease(2, &ANYBODY, true).unwrap_err(), SlotUnavailable::Ejected, "there is no such credential");
 }
 
 #[test]
-fn a_place_comes_back_from_a_panic() {
+fn a_panic_releases_the_slot() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let inner = Arc::clone(&upstream);
     let ended = std::thread::spawn(move || {
@@ -69,7 +70,7 @@ fn a_place_comes_back_from_a_panic() {
 
 /// Two credentials with limits of their own below one limit for both, and more threads than places.
 #[test]
-fn limits_hold_whatever_happens_at_once() {
+fn concurrent_threads_never_exceed_the_limits() {
     let (upstream, _) = upstream(2, |config| {
         config.max_in_flight = Some(4);
         config.credentials[0].max_in_flight = Some(1);
@@ -91,7 +92,7 @@ fn limits_hold_whatever_happens_at_once() {
                         std::thread::yield_now();
                     }
                     if turn % 2 == 0 {
-                        lease.tell(Verdict::Answered);
+                        lease.report(Verdict::Answered);
                     }
                     held[credential].fetch_sub(1, Ordering::SeqCst);
                     drop(lease);
@@ -103,9 +104,9 @@ fn limits_hold_whatever_happens_at_once() {
     assert!(taken.into_inner() > 1000);
 }
 
-/// Those who take a place for a moment and find that they cannot have it shall not keep it from others.
+/// A failed attempt to take a slot must not hide a free slot from other requests.
 #[test]
-fn a_place_that_is_free_is_found() {
+fn a_failed_attempt_for_a_slot_hides_no_free_slot() {
     let (upstream, _) = upstream(2, |config| {
         config.max_in_flight = Some(2);
         config.credentials[0].max_in_flight = Some(1);
@@ -116,7 +117,7 @@ fn a_place_that_is_free_is_found() {
         scope.spawn(|| {
             barrier.wait();
             while going_on.load(Ordering::Relaxed) {
-                assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Full);
+                assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Full);
             }
         });
         barrier.wait();
@@ -128,7 +129,7 @@ fn a_place_that_is_free_is_found() {
 
 /// A waiter must not be woken by its own vain look, or it looks for ever.
 #[tokio::test(start_paused = true)]
-async fn who_waits_sleeps() {
+async fn a_waiter_is_not_woken_by_its_own_failed_look() {
     let (upstream, _) = upstream(1, |config| config.credentials[0].max_in_flight = Some(1));
     let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let queue = [upstream.queue().unwrap()];
@@ -144,7 +145,7 @@ async fn who_waits_sleeps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_line_is_bounded_and_moves_when_a_request_ends() {
+async fn the_queue_is_bounded_and_advances_when_a_request_ends() {
     let (upstream, _) = upstream(1, |config| {
         config.max_in_flight = Some(1);
         config.max_queued = 2;
@@ -169,9 +170,9 @@ async fn the_line_is_bounded_and_moves_when_a_request_ends() {
     assert!(upstream.queue().is_some());
 }
 
-/// Who is woken and leaves at the same moment hands the news on.
+/// A waiter that is woken and leaves at the same moment passes the wakeup on.
 #[tokio::test(start_paused = true)]
-async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
+async fn a_waiter_that_leaves_passes_its_wakeup_to_the_next_waiter() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let held = upstream.lease(0, &ANYBODY, false).unwrap();
     let (leaves, stays) = ([upstream.queue().unwrap()], [upstream.queue().unwrap()]);
@@ -187,9 +188,9 @@ async fn no_end_of_a_request_is_missed_because_a_waiter_left() {
     assert!(staying.as_mut().poll(&mut cx).is_ready());
 }
 
-/// Whoever waits at several takes the first place there is, wherever it is, and hands on what others wait for.
+/// A waiter at several upstreams takes the first free slot at any of them, and passes on the wakeups of the others.
 #[tokio::test(start_paused = true)]
-async fn waiting_at_two_upstreams_at_once() {
+async fn a_waiter_at_two_upstreams_takes_the_first_free_slot() {
     let (one, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let (other, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let (held, held_too) = (one.lease(0, &ANYBODY, false).unwrap(), other.lease(0, &ANYBODY, false).unwrap());
@@ -213,26 +214,26 @@ async fn waiting_at_two_upstreams_at_once() {
     assert!(single.as_mut().poll(&mut cx).is_ready());
 }
 
-fn standings(upstream: &Upstream) -> (HealthState, Vec<HealthState>) {
+fn health_states(upstream: &Upstream) -> (HealthState, Vec<HealthState>) {
     let now = Instant::now();
-    (upstream.pool.standing(now), upstream.pool.credentials(now).map(|(_, standing, _)| standing).collect())
+    (upstream.pool.health_state(now), upstream.pool.credentials(now).map(|(_, health_state, _)| health_state).collect())
 }
 
-fn is_out(standing: HealthState, wanted: EjectionCause) -> bool {
-    matches!(standing, HealthState::Out { cause, .. } if cause == wanted)
+fn is_out(health_state: HealthState, wanted: EjectionCause) -> bool {
+    matches!(health_state, HealthState::Out { cause, .. } if cause == wanted)
 }
 
-fn tell(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
-    upstream.lease(credential, &ANYBODY, true).unwrap().tell(verdict);
+fn report(upstream: &Arc<Upstream>, credential: usize, verdict: Verdict) {
+    upstream.lease(credential, &ANYBODY, true).unwrap().report(verdict);
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_of_one_credential_are_not_the_upstreams() {
+async fn faults_of_one_credential_do_not_eject_the_upstream() {
     let (upstream, metrics) = upstream(2, |_| {});
     for _ in 0..5 {
-        tell(&upstream, 0, Verdict::Failed);
+        report(&upstream, 0, Verdict::Failed);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert_eq!(whole, HealthState::InService);
     assert!(is_out(each[0], EjectionCause::Faults));
     assert_eq!(each[1], HealthState::InService);
@@ -243,7 +244,7 @@ async fn faults_of_one_credential_are_not_the_upstreams() {
 
 /// Or an alert on their increase would miss the first.
 #[test]
-fn ejections_begin_at_zero() {
+fn ejection_metrics_begin_at_zero() {
     let (_upstream, metrics) = upstream(2, |_| {});
     let text = metrics.text().unwrap();
     for (credential, cause) in [("", "faults"), ("key-0", "faults"), ("key-1", "refused"), ("key-1", "rate_limited")] {
@@ -254,135 +255,135 @@ fn ejections_begin_at_zero() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_of_all_credentials_are_the_upstreams() {
+async fn faults_of_all_credentials_eject_the_upstream() {
     let (upstream, metrics) = upstream(3, |_| {});
     // The first of them may be the credential's own.
     for nth in 0..6 {
-        assert_eq!(standings(&upstream).0, HealthState::InService, "{nth}");
-        tell(&upstream, nth % 3, Verdict::Failed);
+        assert_eq!(health_states(&upstream).0, HealthState::InService, "{nth}");
+        report(&upstream, nth % 3, Verdict::Failed);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert!(is_out(whole, EjectionCause::Faults));
     assert_eq!(each, [HealthState::InService; 3]);
-    assert!(upstream.credentials("m", Instant::now()).all(|(_, condition)| !condition.standing.is_usable()));
+    assert!(upstream.credentials("m", Instant::now()).all(|(_, condition)| !condition.health_state.is_usable()));
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
     // The probe goes with one credential, and tells of the whole.
     tokio::time::advance(Duration::from_secs(34)).await;
     let mut probe = upstream.lease(2, &ANYBODY, false).unwrap();
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
-    assert_eq!(upstream.lease(2, &ANYBODY, false).unwrap_err(), NoSlot::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Ejected);
+    assert_eq!(upstream.lease(2, &ANYBODY, false).unwrap_err(), SlotUnavailable::Ejected);
     probe.answers(true);
-    assert_eq!(standings(&upstream).0, HealthState::InService);
+    assert_eq!(health_states(&upstream).0, HealthState::InService);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_reached_is_no_fault_of_a_credential() {
+async fn an_unreachable_upstream_does_not_eject_its_credentials() {
     let (upstream, _) = upstream(1, |_| {});
     for _ in 0..5 {
-        tell(&upstream, 0, Verdict::Unreachable);
+        report(&upstream, 0, Verdict::Unreachable);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert!(is_out(whole, EjectionCause::Faults));
     assert_eq!(each, [HealthState::InService]);
     tokio::time::advance(Duration::from_secs(34)).await;
     // One that says nothing leaves the probe to the next.
     drop(upstream.lease(0, &ANYBODY, false).unwrap());
-    tell(&upstream, 0, Verdict::Unreachable);
-    assert!(is_out(standings(&upstream).0, EjectionCause::Faults));
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
+    report(&upstream, 0, Verdict::Unreachable);
+    assert!(is_out(health_states(&upstream).0, EjectionCause::Faults));
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Ejected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_limits_or_refuses_is_there() {
+async fn a_429_or_a_refusal_shows_that_the_upstream_works() {
     let (upstream, _) = upstream(2, |_| {});
     for _ in 0..4 {
-        tell(&upstream, 0, Verdict::Unreachable);
+        report(&upstream, 0, Verdict::Unreachable);
     }
-    tell(&upstream, 0, Verdict::RateLimited(Some(Duration::from_secs(5))));
+    report(&upstream, 0, Verdict::RateLimited(Some(Duration::from_secs(5))));
     for _ in 0..2 {
-        tell(&upstream, 1, Verdict::Refused);
+        report(&upstream, 1, Verdict::Refused);
     }
     for _ in 0..4 {
-        tell(&upstream, 0, Verdict::Unreachable);
+        report(&upstream, 0, Verdict::Unreachable);
     }
-    let (whole, each) = standings(&upstream);
+    let (whole, each) = health_states(&upstream);
     assert_eq!(whole, HealthState::InService);
     assert!(is_out(each[0], EjectionCause::RateLimited));
     assert!(is_out(each[1], EjectionCause::Refused));
     tokio::time::advance(Duration::from_secs(6)).await;
-    assert_eq!(standings(&upstream).1[0], HealthState::InService);
+    assert_eq!(health_states(&upstream).1[0], HealthState::InService);
 }
 
-/// The place of the probe of the one gate is given back where the other does not let it through.
+/// An attempt releases the probe of one breaker if the other breaker does not admit the attempt.
 #[tokio::test(start_paused = true)]
-async fn two_gates_let_through_both_or_neither() {
+async fn an_attempt_passes_both_breakers_or_neither() {
     let (upstream, _) = upstream(2, |_| {});
     for _ in 0..5 {
-        tell(&upstream, 0, Verdict::Unreachable);
+        report(&upstream, 0, Verdict::Unreachable);
     }
     for _ in 0..2 {
-        tell(&upstream, 0, Verdict::Refused);
+        report(&upstream, 0, Verdict::Refused);
     }
     tokio::time::advance(Duration::from_secs(34)).await;
-    assert_eq!(standings(&upstream).0, HealthState::InService, "whoever refuses is there");
+    assert_eq!(health_states(&upstream).0, HealthState::InService, "whoever refuses is there");
     for _ in 0..5 {
-        tell(&upstream, 1, Verdict::Unreachable);
+        report(&upstream, 1, Verdict::Unreachable);
     }
     tokio::time::advance(Duration::from_secs(67)).await;
-    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
-    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(health_states(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Ejected);
+    assert_eq!(health_states(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     assert!(upstream.lease(1, &ANYBODY, false).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_one_on_probation_is_probed_when_it_has_room() {
+async fn a_full_half_open_upstream_is_probed_once_it_has_a_free_slot() {
     let (upstream, _) = upstream(1, |config| config.max_in_flight = Some(1));
     let held = upstream.lease(0, &ANYBODY, false).unwrap();
     drop(held);
     for _ in 0..5 {
-        tell(&upstream, 0, Verdict::Unreachable);
+        report(&upstream, 0, Verdict::Unreachable);
     }
     let held = upstream.lease(0, &ANYBODY, true).unwrap();
     tokio::time::advance(Duration::from_secs(34)).await;
     assert!(upstream.lease(0, &ANYBODY, false).is_err());
-    assert_eq!(standings(&upstream).0, HealthState::Probation(EjectionCause::Faults));
+    assert_eq!(health_states(&upstream).0, HealthState::Probation(EjectionCause::Faults));
     drop(held);
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
 }
 
-/// Nobody ever tells of an upstream that takes requests and does not answer: its clients leave.
+/// An upstream that accepts requests and never answers gets no verdict, because its clients leave.
 #[tokio::test(start_paused = true)]
-async fn who_hangs_is_passed_by() {
+async fn a_hanging_upstream_is_skipped() {
     let (upstream, _) = upstream(2, |_| {});
-    let given_up = async |credential, seconds| {
+    let report_if_hung = async |credential, seconds| {
         let lease = upstream.lease(credential, &ANYBODY, false).unwrap();
         tokio::time::advance(Duration::from_secs(seconds)).await;
         drop(lease);
     };
     for _ in 0..20 {
-        given_up(0, 19).await;
+        report_if_hung(0, 19).await;
     }
     // Somebody else was answered meanwhile: it is slow with some.
     for _ in 0..20 {
         let waits = upstream.lease(0, &ANYBODY, false).unwrap();
         tokio::time::advance(Duration::from_secs(15)).await;
-        tell(&upstream, 1, Verdict::Answered);
+        report(&upstream, 1, Verdict::Answered);
         tokio::time::advance(Duration::from_secs(15)).await;
         drop(waits);
     }
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     for _ in 0..5 {
-        given_up(0, 20).await;
+        report_if_hung(0, 20).await;
     }
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Ejected);
 }
 
-/// The same inside an answer.
+/// Likewise for silence inside an answer.
 #[tokio::test(start_paused = true)]
-async fn who_falls_silent_is_passed_by() {
+async fn an_upstream_that_falls_silent_inside_an_answer_is_skipped() {
     let (upstream, _) = upstream(1, |_| {});
     let left = async |silent| {
         let mut lease = upstream.lease(0, &ANYBODY, false).unwrap();
@@ -390,7 +391,7 @@ async fn who_falls_silent_is_passed_by() {
         tokio::time::advance(Duration::from_secs(60)).await;
         let since = Instant::now();
         tokio::time::advance(Duration::from_secs(silent)).await;
-        lease.left(since);
+        lease.client_left(since);
     };
     for _ in 0..4 {
         left(20).await;
@@ -402,11 +403,11 @@ async fn who_falls_silent_is_passed_by() {
     }
     assert!(upstream.lease(0, &ANYBODY, false).is_ok());
     left(20).await;
-    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), NoSlot::Out);
+    assert_eq!(upstream.lease(0, &ANYBODY, false).unwrap_err(), SlotUnavailable::Ejected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_have_a_budget() {
+async fn retries_are_limited_to_a_share_of_the_requests() {
     let (upstream, _) = upstream(1, |_| {});
     let granted = |tries: usize| (0..tries).filter(|_| upstream.count_retry(20)).count();
     assert_eq!(granted(10), 3, "a few in any case");
@@ -429,7 +430,7 @@ async fn retries_have_a_budget() {
 }
 
 #[test]
-fn a_budget_holds_for_all_threads_together() {
+fn the_retry_limit_holds_over_all_threads() {
     let (upstream, _) = upstream(1, |_| {});
     let granted = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -447,22 +448,22 @@ fn a_budget_holds_for_all_threads_together() {
     assert!((790..=803).contains(&granted), "{granted} of 4,000 requests");
 }
 
-fn tell_as(upstream: &Arc<Upstream>, credential: usize, (key, model): (KeyId, &str), verdict: Verdict) {
+fn report_as(upstream: &Arc<Upstream>, credential: usize, (key, model): (KeyId, &str), verdict: Verdict) {
     let asker = AttemptContext { key, model, given: ReportedVerdicts::NOTHING };
-    upstream.lease(credential, &asker, true).unwrap().tell(verdict);
+    upstream.lease(credential, &asker, true).unwrap().report(verdict);
 }
 
 fn stands(upstream: &Upstream, model: &str) -> Vec<HealthState> {
-    upstream.credentials(model, Instant::now()).map(|(_, condition)| condition.standing).collect()
+    upstream.credentials(model, Instant::now()).map(|(_, condition)| condition.health_state).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_model_goes_out_alone_and_several_take_the_credential_along() {
+async fn one_failing_model_is_ejected_alone_and_several_eject_the_credential() {
     let (upstream, _) = upstream(2, |_| {});
     for (nth, model) in ["a", "b"].into_iter().enumerate() {
         assert!(stands(&upstream, "d")[0].is_usable(), "after {nth} models");
         for _ in 0..5 {
-            tell_as(&upstream, 0, (1, model), Verdict::Failed);
+            report_as(&upstream, 0, (1, model), Verdict::Failed);
         }
         assert!(is_out(stands(&upstream, model)[0], EjectionCause::Faults));
         assert_eq!(stands(&upstream, model)[1], HealthState::InService);
@@ -474,34 +475,34 @@ async fn a_model_goes_out_alone_and_several_take_the_credential_along() {
 
 /// With more models in use, three have to fail.
 #[tokio::test(start_paused = true)]
-async fn of_many_models_three_take_the_credential_along() {
+async fn with_many_models_three_failing_ones_eject_the_credential() {
     let (upstream, _) = upstream(1, |_| {});
     for model in ["w", "x", "y", "z"] {
-        tell_as(&upstream, 0, (1, model), Verdict::Answered);
+        report_as(&upstream, 0, (1, model), Verdict::Answered);
     }
     for (nth, model) in ["a", "b", "c"].into_iter().enumerate() {
         assert_eq!(stands(&upstream, "w"), [HealthState::InService], "after {nth} models");
         for _ in 0..5 {
-            tell_as(&upstream, 0, (1, model), Verdict::Failed);
+            report_as(&upstream, 0, (1, model), Verdict::Failed);
         }
     }
     assert!(is_out(stands(&upstream, "w")[0], EjectionCause::Faults));
     tokio::time::advance(Duration::from_secs(34)).await;
     // One probes, with whatever model, and restores the credential; those that failed have probes of their own.
-    tell_as(&upstream, 0, (1, "w"), Verdict::Answered);
+    report_as(&upstream, 0, (1, "w"), Verdict::Answered);
     assert_eq!(stands(&upstream, "w"), [HealthState::InService]);
     assert_eq!(stands(&upstream, "a"), [HealthState::Probation(EjectionCause::Faults)]);
 }
 
-/// Nor do several models of one key, where another key asks.
+/// Failures of several models of one key eject nothing either, if another key sends requests.
 #[tokio::test(start_paused = true)]
-async fn one_key_takes_no_credential_from_another_key() {
+async fn failures_of_one_key_do_not_eject_a_credential_that_another_key_uses() {
     for verdict in [Verdict::Failed, Verdict::RateLimited(Some(Duration::from_secs(60)))] {
         let (upstream, _) = upstream(1, |_| {});
-        tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
+        report_as(&upstream, 0, (2, "w"), Verdict::Answered);
         for model in ["a", "b", "c", "d", "e"] {
             for _ in 0..50 {
-                tell_as(&upstream, 0, (1, model), verdict);
+                report_as(&upstream, 0, (1, model), verdict);
             }
         }
         assert_eq!(stands(&upstream, "w"), [HealthState::InService], "{verdict:?}");
@@ -509,12 +510,12 @@ async fn one_key_takes_no_credential_from_another_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_several_models_is_the_credentials() {
+async fn rate_limits_of_several_models_pause_the_credential() {
     let (upstream, _) = upstream(2, |_| {});
     let limited = |seconds| Verdict::RateLimited(Some(Duration::from_secs(seconds)));
-    tell_as(&upstream, 0, (1, "a"), limited(60));
+    report_as(&upstream, 0, (1, "a"), limited(60));
     assert_eq!(stands(&upstream, "c"), [HealthState::InService; 2]);
-    tell_as(&upstream, 0, (2, "b"), limited(20));
+    report_as(&upstream, 0, (2, "b"), limited(20));
     assert!(is_out(stands(&upstream, "c")[0], EjectionCause::RateLimited));
     // For the shorter of the two, and the upstream has nothing to do with it.
     assert_eq!(stands(&upstream, "c")[1], HealthState::InService);
@@ -525,76 +526,76 @@ async fn a_pause_of_several_models_is_the_credentials() {
 
 /// A model that fails with every credential leaves the upstream in service for the others.
 #[tokio::test(start_paused = true)]
-async fn a_model_goes_out_at_an_upstream_as_a_whole() {
+async fn a_model_that_fails_with_every_credential_is_ejected_alone() {
     let (upstream, metrics) = upstream(3, |_| {});
-    tell_as(&upstream, 0, (1, "w"), Verdict::Answered);
+    report_as(&upstream, 0, (1, "w"), Verdict::Answered);
     for nth in 0..6 {
-        tell_as(&upstream, nth % 3, (1, "a"), Verdict::Failed);
+        report_as(&upstream, nth % 3, (1, "a"), Verdict::Failed);
     }
-    assert!(stands(&upstream, "a").iter().all(|standing| is_out(*standing, EjectionCause::Faults)));
+    assert!(stands(&upstream, "a").iter().all(|health_state| is_out(*health_state, EjectionCause::Faults)));
     assert_eq!(stands(&upstream, "w"), [HealthState::InService; 3]);
-    assert_eq!(upstream.pool.standing(Instant::now()), HealthState::InService);
+    assert_eq!(upstream.pool.health_state(Instant::now()), HealthState::InService);
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="",cause="faults"} 1"#;
     assert!(metrics.text().unwrap().contains(line));
 }
 
-/// What one request meets counts once of each kind.
+/// One request counts once for each kind of failure.
 #[tokio::test(start_paused = true)]
-async fn what_a_request_gave_already_counts_no_more() {
+async fn a_second_verdict_of_the_same_kind_from_one_request_does_not_count() {
     let (upstream, _) = upstream(2, |_| {});
     for verdict in [Verdict::Failed, Verdict::RateLimited(None), Verdict::Refused, Verdict::Unpaid] {
         let mut given = ReportedVerdicts::NOTHING;
         given.note(verdict);
         for _ in 0..20 {
             let asker = AttemptContext { key: 1, model: "m", given };
-            upstream.lease(0, &asker, true).unwrap().tell(verdict);
+            upstream.lease(0, &asker, true).unwrap().report(verdict);
         }
         assert_eq!(stands(&upstream, "m"), [HealthState::InService; 2], "{verdict:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn models_that_are_missing_say_nothing() {
+async fn a_missing_model_changes_no_health_state() {
     let (upstream, _) = upstream(1, |_| {});
     for _ in 0..4 {
-        tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+        report_as(&upstream, 0, (1, "m"), Verdict::Failed);
     }
     for _ in 0..50 {
-        tell_as(&upstream, 0, (1, "m"), Verdict::NoModel);
+        report_as(&upstream, 0, (1, "m"), Verdict::NoModel);
     }
     assert_eq!(stands(&upstream, "m"), [HealthState::InService]);
-    tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+    report_as(&upstream, 0, (1, "m"), Verdict::Failed);
     assert!(is_out(stands(&upstream, "m")[0], EjectionCause::Faults), "it is no success either");
 }
 
 /// A bare 402 may be about the price of a request: where several keys use the account, a second key has to get one.
 #[tokio::test(start_paused = true)]
-async fn bare_402s_of_one_key_take_no_account_from_another_key() {
+async fn bare_402s_of_one_key_do_not_eject_a_shared_account() {
     let (upstream, _) = upstream(1, |_| {});
-    tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
+    report_as(&upstream, 0, (2, "w"), Verdict::Answered);
     for idle in [0, 31, 600] {
         tokio::time::advance(Duration::from_secs(idle)).await;
         for model in ["a", "b", "c"] {
-            tell_as(&upstream, 0, (1, model), Verdict::Payment);
+            report_as(&upstream, 0, (1, model), Verdict::Payment);
         }
         assert_eq!(stands(&upstream, "w"), [HealthState::InService], "after {idle} s");
     }
-    tell_as(&upstream, 0, (2, "a"), Verdict::Payment);
+    report_as(&upstream, 0, (2, "a"), Verdict::Payment);
     assert!(is_out(stands(&upstream, "w")[0], EjectionCause::Unpaid));
 }
 
 /// An idle key still shares the account: one other key alone takes nothing away from it.
 #[tokio::test(start_paused = true)]
-async fn one_key_takes_no_credential_from_an_idle_key() {
+async fn failures_of_one_key_do_not_eject_a_credential_that_an_idle_key_shares() {
     for verdict in [Verdict::Failed, Verdict::RateLimited(Some(Duration::from_secs(60))), Verdict::Refused] {
         let (upstream, _) = upstream(1, |_| {});
-        tell_as(&upstream, 0, (2, "w"), Verdict::Answered);
+        report_as(&upstream, 0, (2, "w"), Verdict::Answered);
         tokio::time::advance(Duration::from_secs(31)).await;
         for _ in 0..2 {
             for model in ["a", "b", "c", "d", "w"] {
                 let verdict = if model == "w" && verdict != Verdict::Refused { Verdict::Failed } else { verdict };
                 for _ in 0..20 {
-                    tell_as(&upstream, 0, (1, model), verdict);
+                    report_as(&upstream, 0, (1, model), verdict);
                 }
             }
             tokio::time::advance(Duration::from_secs(11)).await;
@@ -609,20 +610,20 @@ async fn one_key_takes_no_credential_from_an_idle_key() {
 
 /// Where another key shares the account, the faults of one key shut the account for that key alone.
 #[tokio::test(start_paused = true)]
-async fn faults_of_one_key_shut_the_account_for_that_key_alone() {
+async fn faults_of_one_key_eject_a_shared_account_for_that_key_only() {
     let (upstream, metrics) = upstream(2, |_| {});
     let of = |key: KeyId, model: &str| -> Vec<HealthState> {
-        upstream.credentials_for(model, key, Instant::now()).map(|(_, condition)| condition.standing).collect()
+        upstream.credentials_for(model, key, Instant::now()).map(|(_, condition)| condition.health_state).collect()
     };
-    tell_as(&upstream, 0, (2, "m"), Verdict::Answered);
+    report_as(&upstream, 0, (2, "m"), Verdict::Answered);
     for idle in [1, 600] {
         tokio::time::advance(Duration::from_secs(idle)).await;
         for _ in 0..4 {
-            tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+            report_as(&upstream, 0, (1, "m"), Verdict::Failed);
         }
         assert_eq!(of(1, "m"), [HealthState::InService; 2]);
         for _ in 0..3 {
-            tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+            report_as(&upstream, 0, (1, "m"), Verdict::Failed);
             assert!(is_out(of(1, "m")[0], EjectionCause::Faults), "after {idle} s");
             assert_eq!((of(1, "m")[1], of(1, "w")[0]), (HealthState::InService, HealthState::InService));
             assert_eq!(
@@ -630,14 +631,14 @@ async fn faults_of_one_key_shut_the_account_for_that_key_alone() {
                 (vec![HealthState::InService; 2], vec![HealthState::InService; 2])
             );
             tokio::time::advance(Duration::from_secs(31)).await;
-            // Its next attempt is a probe: one fault more shuts it out again, a success does not.
+            // The key's next attempt is a probe: one more failure ejects it again, a success does not.
             assert_eq!(of(1, "m"), [HealthState::InService; 2]);
         }
         // Successes of the other key do not count for it.
-        tell_as(&upstream, 0, (2, "m"), Verdict::Answered);
-        tell_as(&upstream, 0, (1, "m"), Verdict::Failed);
+        report_as(&upstream, 0, (2, "m"), Verdict::Answered);
+        report_as(&upstream, 0, (1, "m"), Verdict::Failed);
         assert!(is_out(of(1, "m")[0], EjectionCause::Faults));
-        tell_as(&upstream, 0, (1, "m"), Verdict::Answered);
+        report_as(&upstream, 0, (1, "m"), Verdict::Answered);
         assert_eq!(of(1, "m"), [HealthState::InService; 2]);
     }
     let line = r#"tidegate_ejections_total{upstream="dmxapi",credential="key-0",cause="faults"} 0"#;

@@ -1,8 +1,8 @@
-//! Known state is asked for where it is, whatever the model's targets say.
+//! A request that refers to known state goes to the account that holds it, whatever the targets of its model are.
 
 use super::*;
 
-/// One of each kind, in the last account of all: a request that holds it, and what is known.
+/// One row for each kind of id: a part of a request that holds the id, whose owner's state is in the last account.
 const EACH: [(Kind, &str, &str); 15] = [
     (Kind::Response, "resp_1", r#""previous_response_id":"resp_1""#),
     (Kind::Response, "resp_1", r#""previous_\u0072esponse_id":"resp_\u0031""#),
@@ -26,7 +26,7 @@ const EACH: [(Kind, &str, &str); 15] = [
 ];
 
 #[tokio::test]
-async fn every_kind_goes_to_its_account() {
+async fn a_reference_of_every_kind_goes_to_its_account() {
     let mut known: Vec<Known<'_>> = Vec::new();
     for (kind, text, _) in EACH {
         let row = (kind, text, "two", "two-b", "alice", None);
@@ -38,7 +38,7 @@ async fn every_kind_goes_to_its_account() {
     let mut fleet = Fleet::start(&known, plain).await;
     let mut requests = 0;
     for (kind, _, holds) in EACH {
-        // Wherever the model leads, and however often: nobody takes turns.
+        // The account is the same for every model and every repetition: no round robin.
         for (asked, sent) in [("smart", "real-two"), ("smart", "real-two"), ("second", "second"), ("plain", "plain")] {
             let body = format!(r#"{{"model":"{asked}",{holds}}}"#);
             let answer = fleet.create("alice", &body).await;
@@ -69,7 +69,7 @@ async fn every_kind_goes_to_its_account() {
 }
 
 #[tokio::test]
-async fn without_a_model_it_goes_there_as_it_came() {
+async fn a_request_without_a_model_goes_to_the_account_of_its_reference_unchanged() {
     let known = [(Kind::Response, "resp_1", "two", "two-a", "alice", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     fleet.create("alice", r#"{"prompt":{"id":"pmpt_new"}}"#).await.assert_final(
@@ -84,7 +84,7 @@ async fn without_a_model_it_goes_there_as_it_came() {
 }
 
 #[tokio::test]
-async fn several_have_to_agree() {
+async fn references_to_several_accounts_are_refused_as_conflicting_state() {
     let known = [
         (Kind::Response, "resp_1", "one", "one-a", "alice", None),
         (Kind::File, "file-1", "one", "one-a", "alice", None),
@@ -137,7 +137,7 @@ fn messages(model: &str, ids: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn ids_of_whole_items_lead_where_they_are_known_and_are_nothing_elsewhere() {
+async fn ids_of_whole_items_prefer_their_account_and_never_pin() {
     let known = [
         (Kind::Item, "msg_mine", "two", "two-b", "carol", Some("team")),
         (Kind::Item, "msg_too", "one", "one-b", "carol", Some("team")),
@@ -154,7 +154,8 @@ async fn ids_of_whole_items_lead_where_they_are_known_and_are_nothing_elsewhere(
         ("alice", "smart", &["msg_mine"][..]),
         ("dave", "smart", &["msg_theirs"]),
         ("alice", "smart", &["msg_0190f1a8-codex"]),
-        // Its model does not lead there, or they are of several accounts, as failover leaves them behind.
+        // The model does not lead to that account, or the items are of several accounts, as a failover leaves them
+        // behind.
         ("carol", "first", &["msg_mine"]),
         ("carol", "smart", &["msg_mine", "msg_too"]),
     ] {
@@ -166,14 +167,14 @@ async fn ids_of_whole_items_lead_where_they_are_known_and_are_nothing_elsewhere(
         let real = if model == "first" { "real-first" } else { "real-one" };
         assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), body.replacen(model, real, 1));
     }
-    // What has to be looked up decides.
+    // A reference that must be looked up decides.
     let body = messages("smart", &["msg_mine"]).replacen("{", r#"{"previous_response_id":"resp_1","#, 1);
     assert_eq!((fleet.create("carol", &body).await.status, fleet.account()), (200, "one-a".into()));
 }
 
-/// Nothing depends on them, so that nobody waits for what memory does not hold.
+/// No answer depends on these ids, so that a request does not wait for the store to look them up.
 #[tokio::test]
-async fn the_store_is_not_asked_for_ids_of_whole_items() {
+async fn ids_of_whole_items_are_not_looked_up_in_the_store() {
     let known = [
         (Kind::Item, "msg_stored", "two", "two-b", "alice", None),
         (Kind::Item, "msg_theirs", "two", "two-b", "bob", None),
@@ -182,10 +183,10 @@ async fn the_store_is_not_asked_for_ids_of_whole_items() {
     let mut fleet = Fleet::start(&known, |_| ()).await;
     let body = messages("smart", &["msg_stored", "msg_theirs", "msg_new"]);
     assert_eq!(fleet.create("alice", &body).await.status, 200);
-    assert!(fleet.account().starts_with("one-"), "it goes where its model leads");
+    assert!(fleet.account().starts_with("one-"), "the request goes where its model leads");
     let asked = "tidegate_affinity_store_lookups_total";
     assert_eq!(fleet.gateway.metric(asked).await, 0.0);
-    // Beside them it is asked for what has to be looked up.
+    // The store looks up the reference beside them.
     let with = body.replacen('{', r#"{"previous_response_id":"resp_1","#, 1);
     let mut tries = 1.0;
     while call(&fleet.gateway, "alice", "POST /v1/responses", Some(&with)).await.status == 503 {
@@ -194,11 +195,11 @@ async fn the_store_is_not_asked_for_ids_of_whole_items() {
     }
     assert_eq!(fleet.account(), "two-a");
     let asked = fleet.gateway.metric(asked).await;
-    assert!((1.0..=tries).contains(&asked), "once a try: {asked} in {tries}");
+    assert!((1.0..=tries).contains(&asked), "one lookup per try: {asked} in {tries}");
 }
 
 #[tokio::test]
-async fn encrypted_content_pins_for_everybody() {
+async fn encrypted_content_pins_the_requests_of_every_key() {
     let known = [(Kind::Encrypted, "gAAA/=", "two", "two-a", "a key that is gone", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     for content in ["gAAA/=", r"g\u0041AA\/\u003d"] {
@@ -207,15 +208,15 @@ async fn encrypted_content_pins_for_everybody() {
         );
         assert_eq!((fleet.create("bob", &body).await.status, fleet.account()), (200, "two-a".into()));
     }
-    // What nobody knows goes where it would go.
+    // Unknown content goes where the model leads.
     let body = r#"{"model":"smart","input":[{"type":"compaction","encrypted_content":"other"}]}"#;
     assert_eq!(fleet.create("bob", body).await.status, 200);
     assert!(fleet.account().starts_with("one-"));
 }
 
-/// The one account has two credentials: nobody but they.
+/// The account has two credentials. Only these two may be tried.
 #[tokio::test]
-async fn only_credentials_of_the_account_are_asked_next() {
+async fn a_pinned_request_fails_over_only_among_credentials_of_its_account() {
     let known = [(Kind::Response, "resp_1", "two", "shared", "alice", None)];
     let share = |config: &mut Config| {
         for credential in &mut config.upstreams[1].credentials {
@@ -233,7 +234,7 @@ async fn only_credentials_of_the_account_are_asked_next() {
     })
     .await;
     let body = r#"{"model":"smart","previous_response_id":"resp_1"}"#;
-    // In turn they begin with the one or the other.
+    // Requests alternate between the two credentials.
     for _ in 0..4 {
         assert_eq!(fleet.create("alice", body).await.status, 200);
     }
@@ -244,7 +245,7 @@ async fn only_credentials_of_the_account_are_asked_next() {
 }
 
 #[tokio::test]
-async fn ambiguous_and_endless_references_are_refused_as_such() {
+async fn ambiguous_and_too_long_references_are_refused() {
     let known = [(Kind::Response, "resp_1", "one", "one-a", "alice", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     for (holds, param) in [
@@ -260,7 +261,7 @@ async fn ambiguous_and_endless_references_are_refused_as_such() {
     }
     let many = format!(r#"{{"model":"smart","input":[{}]}}"#, vec![r#"{"id":"x"}"#; 1025].join(","));
     fleet.create("alice", &many).await.assert_final(400, "too_many_references", true);
-    // An id that is too long for one, or no text, can be known to nobody.
+    // An id that is too long, or that is no text, is never known.
     for id in ["x".repeat(257), r"\ud800".to_owned()] {
         let body = format!(r#"{{"model":"smart","previous_response_id":"{id}"}}"#);
         fleet.create("alice", &body).await.assert_final(400, "previous_response_not_found", true);
@@ -268,9 +269,9 @@ async fn ambiguous_and_endless_references_are_refused_as_such() {
     assert!(fleet.arrived().is_empty());
 }
 
-/// What it refers to is held beside the body, out of the same memory.
+/// References are held beside the body, in the same memory budget.
 #[tokio::test]
-async fn references_take_memory_of_bodies() {
+async fn references_count_towards_the_memory_for_bodies() {
     let (go, wait) = tokio::sync::oneshot::channel();
     let wait = std::sync::Arc::new(std::sync::Mutex::new(Some(wait)));
     let fleet = Fleet::answering(
@@ -285,7 +286,7 @@ async fn references_take_memory_of_bodies() {
     let items = vec![r#"{"id":"x","role":"user","content":""}"#; 8000].join(",");
     let body = format!(r#"{{"model":"smart","input":[{items}]}}"#);
     let held = async {
-        crate::support::database::until("they are counted", async || {
+        crate::support::database::until("the references to be counted", async || {
             fleet.gateway.metric("tidegate_body_memory_bytes").await >= (body.len() + 8000 * 200) as f64
         })
         .await;
@@ -296,9 +297,9 @@ async fn references_take_memory_of_bodies() {
     fleet.gateway.metric_becomes("tidegate_body_memory_bytes", 0.0).await;
 }
 
-/// A name that the configuration renames means nothing at an upstream where it does not lead.
+/// A model name that the configuration maps to another upstream means nothing at this upstream.
 #[tokio::test]
-async fn a_renamed_model_is_never_asked_for_by_its_own_name() {
+async fn a_renamed_model_is_never_sent_to_an_upstream_under_its_public_name() {
     let known = [
         (Kind::Response, "resp_1", "one", "one-a", "alice", None),
         (Kind::Encrypted, "gA", "one", "one-a", "alice", None),
@@ -323,25 +324,25 @@ async fn a_renamed_model_is_never_asked_for_by_its_own_name() {
             assert!(message.contains("with a target there: `smart`, `first`, `also`."), "{message}");
         }
     }
-    // Only models that the key may use are named.
+    // The error lists only models that the key may use.
     let encrypted = r#"{"model":"alias","input":[{"type":"reasoning","encrypted_content":"gA"}]}"#;
     let answer = fleet.create("bob", encrypted).await;
     assert!(answer.message().contains("with a target there: `also`."), "{answer:?}");
     assert!(fleet.arrived().is_empty());
-    // What only leans does not keep the request from going where its model leads.
+    // A preference for an account does not overrule the model's route.
     let leans = r#"{"model":"alias","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;
     assert_eq!(fleet.create("alice", leans).await.status, 200);
     let arrived = fleet.arrived();
     assert!(arrived[0].0.starts_with("two-"));
     assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), leans.replacen("alias", "gpt-4o", 1));
-    // A name of no other meaning is asked for as it is.
+    // A name without another meaning is sent as it is.
     let plain = r#"{"model":"second","previous_response_id":"resp_1"}"#;
     assert_eq!((fleet.create("alice", plain).await.status, fleet.account()), (200, "one-a".into()));
 }
 
-/// A thread of encrypted reasoning goes on with another model, where that wants it to.
+/// A thread with encrypted reasoning continues with another model, where that model allows the removal of reasoning.
 #[tokio::test]
-async fn a_switch_of_models_goes_on_without_what_the_other_account_cannot_read() {
+async fn a_switch_of_models_continues_without_reasoning_that_the_other_account_cannot_read() {
     let known =
         [(Kind::Encrypted, "gA", "one", "one-a", "alice", None), (Kind::Item, "ws_1", "one", "one-a", "alice", None)];
     let mut fleet = Fleet::start(&known, |config| {
@@ -359,10 +360,10 @@ async fn a_switch_of_models_goes_on_without_what_the_other_account_cannot_read()
     assert_eq!(String::from_utf8_lossy(&arrived[0].1.body), expected);
 }
 
-/// An item of every type that Codex and openai-python know, and of some that nobody does: with content it is never refused, whoever
-/// shares the account, whatever else the gateway knows.
+/// An item of every type that Codex and openai-python know, and of some unknown types. An item with content is never
+/// refused, whoever shares the account and whatever ids the gateway knows.
 #[tokio::test]
-async fn histories_of_items_with_ids_of_the_client_go_up() {
+async fn items_with_content_and_client_ids_are_never_refused() {
     const ITEMS: [&str; 34] = [
         r#"{"type":"message","role":"assistant","status":"completed","content":[{"type":"output_text","text":"x","annotations":[{"type":"container_file_citation","container_id":"cntr_none","file_id":"cfile_none"}]}]"#,
         r#"{"role":"user","content":"x""#,

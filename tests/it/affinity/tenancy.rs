@@ -1,10 +1,10 @@
-//! What belongs to somebody else gets exactly the answer of what never was.
+//! A request for another owner's state gets exactly the answer of a request for state that never existed.
 
 use tidegate::domain::endpoint::{Endpoint, RequestBodyKind};
 
 use super::*;
 
-/// Everything that alice has, all in one account, each id as long as the one that nobody has.
+/// Alice's state, all in one account. Each id is as long as the unknown id that it is compared with.
 fn of_alice() -> Vec<Known<'static>> {
     let kinds = [
         (Kind::Response, "resp_alice"),
@@ -18,7 +18,7 @@ fn of_alice() -> Vec<Known<'static>> {
     kinds.map(|(kind, id)| (kind, id, "two", "two-b", "alice", None)).into()
 }
 
-/// Every documented way to name something in a request for a response, and the status and code of the answer.
+/// Every documented way to name state in a request for a response, with the status and code of the error.
 const REFERENCES: [(&str, u16, &str); 24] = [
     (r#""previous_response_id":"resp_alice""#, 400, "previous_response_not_found"),
     (r#""previous_response_id":{"id":"resp_alice"}"#, 400, "previous_response_not_found"),
@@ -38,7 +38,7 @@ const REFERENCES: [(&str, u16, &str); 24] = [
     (r#""tools":[{"type":"code_interpreter","container":"cntr_alice"}]"#, 404, "unknown_id"),
     (r#""tools":[{"environment":{"container_id":"cntr_alice"}}]"#, 404, "unknown_id"),
     (r#""tools":[{"environment":{"skills":[{"skill_id":"skil_alice"}]}}]"#, 404, "unknown_id"),
-    // Hidden in names, in values, in both, and behind what comes first.
+    // Ids that are hidden by escapes in names, in values or in both, or behind earlier fields.
     (r#""previous_\u0072esponse_id":"resp_alice""#, 400, "previous_response_not_found"),
     (r#""previous_response_id":"re\u0073p_\u0061lice""#, 400, "previous_response_not_found"),
     (r#""\u0063onversation":{"\u0069\u0064":"conv_\u0061lice"}"#, 404, "unknown_id"),
@@ -55,9 +55,9 @@ const REFERENCES: [(&str, u16, &str); 24] = [
     ),
 ];
 
-/// Parts that hold an id of alice's where no documentation has one: relays and later APIs may look it up all the same.
+/// Parts with an id of alice's at undocumented places: relays and later APIs may look them up.
 const ELSEWHERE: [&str; 43] = [
-    // Under the name of something else.
+    // Under the name of another field.
     r#""extra_body":{"conversation":"resp_alice"}"#,
     r#""extra_body":{"file_id":"resp_alice"}"#,
     r#""extra_body":{"previous_response_id":"resp_alice"}"#,
@@ -100,12 +100,12 @@ const ELSEWHERE: [&str; 43] = [
     r#""extra_body":{"File_Id":[{"id":"file-alice"}]}"#,
     r#""x":" resp_alice ""#,
     r#""x":"\tre\u0073p_alice\n""#,
-    // The item has content, but not what an item of its type is made of.
+    // The item has content, but not the content that its type requires.
     r#""input":[{"type":"message","id":"item_alice","x":"y"}]"#,
     r#""input":[{"type":"image_generation_call","id":"item_alice","result":null,"size":"1024x1024"}]"#,
 ];
 
-/// What two parsers would read in two ways.
+/// Fields that two parsers would read in two ways.
 const AMBIGUOUS: [&str; 6] = [
     r#""previous_response_id":{"id":"x","ID":"resp_alice"}"#,
     r#""previous_response_id":null,"previous_response_id":"resp_alice""#,
@@ -115,8 +115,8 @@ const AMBIGUOUS: [&str; 6] = [
     r#""tools":[{"container":{},"Container":"cntr_alice"}]"#,
 ];
 
-/// The same text with ids that nobody has.
-fn never(text: &str) -> String {
+/// The same text with ids that no owner has.
+fn with_unknown_ids(text: &str) -> String {
     text.replace("alice", "nobod").replace(r"\u0061lice", r"\u006eobod").replace(r"alic\u0065", r"nobo\u0064")
 }
 
@@ -139,7 +139,7 @@ const BODIES: [&str; 11] = [
 
 async fn fleet(change: impl FnOnce(&mut Config)) -> Fleet {
     let mut known = of_alice();
-    // One of each stranger's own, so that what is known of them is no less.
+    // One id of each other owner, so that every key owns something.
     known.push((Kind::Conversation, "conv_of_bob", "two", "two-b", "bob", None));
     known.push((Kind::Conversation, "conv_of_team", "two", "two-b", "carol", Some("team")));
     Fleet::start(&known, |config| {
@@ -150,7 +150,7 @@ async fn fleet(change: impl FnOnce(&mut Config)) -> Fleet {
 }
 
 #[tokio::test]
-async fn by_reference() {
+async fn references_to_state_of_another_owner_get_the_answer_for_unknown_ids() {
     let mut fleet = fleet(|_| ()).await;
     let mut compared = 0;
     let same = async |fleet: &Fleet, line: &str, holds: &str, status: u16, code: &str| {
@@ -158,7 +158,7 @@ async fn by_reference() {
         for key in ["bob", "carol"] {
             let line = if key == "carol" { line.replace("of_bob", "of_team") } else { line.to_owned() };
             let theirs = fleet.call(key, &line, Some(&body)).await;
-            let nobodys = fleet.call(key, &line, Some(&never(&body))).await;
+            let nobodys = fleet.call(key, &line, Some(&with_unknown_ids(&body))).await;
             assert_eq!(masked(&theirs), masked(&nobodys), "{line} {body}");
             theirs.assert_final(status, code, true);
             assert!(!theirs.text().contains("alice"), "{theirs:?}");
@@ -188,20 +188,20 @@ async fn by_reference() {
     ] {
         same(&fleet, "POST /v1/chat/completions", holds, 404, "unknown_id").await;
     }
-    assert!(fleet.arrived().is_empty(), "nothing of it went anywhere");
+    assert!(fleet.arrived().is_empty(), "no request reached an upstream");
     eprintln!("{compared} pairs of answers are the same");
-    // Of them all, alice gets what she asks for.
+    // Alice's own requests are served.
     for (holds, ..) in REFERENCES {
         let body = format!(r#"{{"model":"smart",{holds}}}"#);
         assert_eq!((fleet.create("alice", &body).await.status, fleet.account()), (200, "two-b".into()), "{body}");
     }
 }
 
-/// Whatever the field is called: what is known to be another owner's goes nowhere, and what nobody knows goes up.
+/// The name of the field does not matter: an id of another owner is refused, and an unknown value goes up.
 #[tokio::test]
-async fn by_value() {
+async fn ids_of_another_owner_are_refused_in_any_field() {
     let mut fleet = fleet(|_| ()).await;
-    // The gateway has learned the ids; those whose prefix is a word are not asked of the store.
+    // The gateway recorded the ids before: the store is not asked for ids whose prefix is an ordinary word.
     fleet.learns(&of_alice());
     for path in BODIES {
         let line = format!("POST {path}");
@@ -216,10 +216,10 @@ async fn by_value() {
             assert!(matches!(theirs.status, 400 | 404), "{line} {body}: {theirs:?}");
             assert!(!theirs.text().contains("alice"), "{theirs:?}");
             assert!(fleet.arrived().is_empty(), "{line} {body}");
-            let nobodys = fleet.call("bob", &line, Some(&never(&body))).await;
+            let nobodys = fleet.call("bob", &line, Some(&with_unknown_ids(&body))).await;
             assert_eq!((nobodys.status, fleet.arrived().len()), (200, 1), "{line} {body}: {nobodys:?}");
         }
-        // Text is not looked at, wherever it stands.
+        // Text is not searched for ids, wherever it stands.
         for holds in [
             r#""input":"resp_alice""#,
             r#""input":[{"role":"user","content":"resp_alice"}]"#,
@@ -234,10 +234,10 @@ async fn by_value() {
             assert_eq!((answer.status, fleet.arrived().len()), (200, 1), "{line} {body}: {answer:?}");
         }
     }
-    // Of alice's own only the account is asked first.
+    // An owner's own id at such a place only chooses the account that is tried first.
     let body = r#"{"model":"smart","extra_body":{"previous_response_id":"resp_alice"}}"#;
     assert_eq!((fleet.create("alice", body).await.status, fleet.account()), (200, "two-b".into()));
-    // A query is looked at like a body.
+    // A query is searched like a body.
     for query in [
         "x=resp_alice",
         "after=item_alice",
@@ -254,14 +254,14 @@ async fn by_value() {
         let theirs = fleet.call("bob", &line, Some(r#"{"model":"smart"}"#)).await;
         theirs.assert_final(404, "unknown_id", true);
         assert!(fleet.arrived().is_empty());
-        assert_eq!(fleet.call("bob", &never(&line), Some(r#"{"model":"smart"}"#)).await.status, 200);
+        assert_eq!(fleet.call("bob", &with_unknown_ids(&line), Some(r#"{"model":"smart"}"#)).await.status, 200);
         assert_eq!(fleet.arrived().len(), 1);
     }
 }
 
-/// However many ids stand around another owner's id, that id goes nowhere: a request with too many of them is refused.
+/// The number of ids around another owner's id does not matter: too many ids are refused as such.
 #[tokio::test]
-async fn by_value_however_much_stands_around_it() {
+async fn an_id_of_another_owner_is_found_among_thousands_of_ids() {
     let mut fleet = fleet(|_| ()).await;
     for (around, code) in
         [(1000, "previous_response_not_found"), (5000, "previous_response_not_found"), (9000, "too_many_references")]
@@ -274,14 +274,14 @@ async fn by_value_however_much_stands_around_it() {
         fleet.create("bob", &body).await.assert_final(400, code, true);
         assert!(fleet.arrived().is_empty());
     }
-    // The same id is looked up once, however often it stands there.
+    // A repeated id is looked up once.
     let body = format!(r#"{{"model":"smart","x":[{}]}}"#, vec![r#""resp_new""#; 3000].join(","));
     assert_eq!((fleet.create("bob", &body).await.status, fleet.arrived().len()), (200, 1));
 }
 
-/// Lists go on after an item: whose that is matters like whose the list is.
+/// A cursor names an item: its owner matters as the owner of the list does.
 #[tokio::test]
-async fn by_cursor() {
+async fn a_cursor_of_another_owner_gets_the_answer_for_an_unknown_cursor() {
     let mut fleet = fleet(|_| ()).await;
     for query in [
         "after=item_alice",
@@ -307,7 +307,7 @@ async fn by_cursor() {
 }
 
 #[tokio::test]
-async fn by_id() {
+async fn a_path_with_an_id_of_another_owner_gets_the_answer_for_an_unknown_id() {
     let mut fleet = fleet(|_| ()).await;
     for endpoint in Endpoint::ALL.into_iter().filter(|endpoint| endpoint.has_ids()) {
         let id = if endpoint.path().starts_with("/responses") { "resp_alice" } else { "conv_alice" };
@@ -318,15 +318,19 @@ async fn by_id() {
                 let line = format!("{} {base}{path}{query}", endpoint.method());
                 for key in ["bob", "dave"] {
                     let theirs = fleet.call(key, &line, body).await;
-                    assert_eq!(masked(&theirs), masked(&fleet.call(key, &never(&line), body).await), "{line}");
+                    assert_eq!(
+                        masked(&theirs),
+                        masked(&fleet.call(key, &with_unknown_ids(&line), body).await),
+                        "{line}"
+                    );
                     theirs.assert_final(404, "unknown_id", true);
                 }
             }
-            // One's own conversation does not open another's item.
+            // A key's own conversation does not give access to another owner's item.
             if endpoint.path().contains("{item}") {
                 let line = format!("{} {base}/conversations/conv_of_bob/items/item_alice", endpoint.method());
                 let theirs = fleet.call("bob", &line, body).await;
-                assert_eq!(masked(&theirs), masked(&fleet.call("bob", &never(&line), body).await), "{line}");
+                assert_eq!(masked(&theirs), masked(&fleet.call("bob", &with_unknown_ids(&line), body).await), "{line}");
                 theirs.assert_final(404, "unknown_id", true);
             }
         }
@@ -336,13 +340,13 @@ async fn by_id() {
     }
 }
 
-/// The time that it takes tells nothing: memory knows who has it after the first time, and the store is asked all the same.
+/// The duration reveals nothing: memory knows the owner after the first time, and the store is asked all the same.
 #[tokio::test]
-async fn the_store_is_asked_alike_for_what_is_somebody_elses_and_what_nobody_has() {
+async fn ids_of_other_owners_and_unknown_ids_cost_the_same_store_lookups() {
     let fleet = fleet(|_| ()).await;
     let theirs = r#"{"model":"smart","previous_response_id":"resp_alice","input":[{"type":"item_reference","id":"item_alice"}]}"#;
     let asked = async |body: &str| {
-        // A busy machine's store may be late, and nothing is told then.
+        // On a busy machine the store may be late. Such an answer says nothing, so the request is sent again.
         loop {
             let before = fleet.gateway.metric("tidegate_affinity_store_lookups_total").await;
             if call(&fleet.gateway, "bob", "POST /v1/responses", Some(body)).await.status != 503 {
@@ -352,13 +356,13 @@ async fn the_store_is_asked_alike_for_what_is_somebody_elses_and_what_nobody_has
         }
     };
     for time in 0..3 {
-        let both = async { (asked(theirs).await, asked(&never(theirs)).await) };
+        let both = async { (asked(theirs).await, asked(&with_unknown_ids(theirs)).await) };
         assert_eq!(soon("the store", both).await, (2.0, 2.0), "time {time}");
     }
 }
 
 #[tokio::test]
-async fn whatever_the_setting_nothing_of_somebody_else_goes_up() {
+async fn state_of_another_owner_is_refused_under_each_setting_of_unknown_ids() {
     use tidegate::config::UnknownIds;
     for setting in [UnknownIds::Refuse, UnknownIds::Route] {
         let mut fleet = fleet(|config| config.affinity.unknown_ids = Some(setting)).await;
@@ -374,9 +378,9 @@ async fn whatever_the_setting_nothing_of_somebody_else_goes_up() {
     }
 }
 
-/// By default ids that nobody knows are refused where strangers use what the caller may use.
+/// By default, unknown ids are refused where other owners use the same accounts.
 #[tokio::test]
-async fn unknown_ids_go_up_where_nobody_else_could_have_made_them() {
+async fn unknown_ids_go_up_where_no_other_owner_shares_the_accounts() {
     let alone = |config: &mut Config| {
         config.keys[0].upstreams = Some(vec![0]);
         config.keys[1].upstreams = Some(vec![1]);
@@ -397,7 +401,7 @@ async fn unknown_ids_go_up_where_nobody_else_could_have_made_them() {
         r#"{"model":"smart","previous_response_id":"resp_1","tools":[{"container":{"file_ids":["file-new"]}}]}"#;
     fleet.create("carol", with_known).await.assert_final(404, "unknown_id", true);
     assert!(fleet.arrived().is_empty());
-    // Keys of one group are one.
+    // Keys of one group are one owner.
     let group = |config: &mut Config| {
         alone(config);
         config.keys[1].upstreams = Some(vec![0]);
@@ -412,7 +416,7 @@ async fn unknown_ids_go_up_where_nobody_else_could_have_made_them() {
 }
 
 #[tokio::test]
-async fn a_group_shares() {
+async fn keys_of_a_group_share_their_state() {
     let known = [(Kind::Response, "resp_1", "two", "two-a", "carol", Some("team"))];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     for key in ["carol", "dave"] {

@@ -1,4 +1,4 @@
-//! The answers: one a line of the table.
+//! The cases: one line of the table each.
 
 use async_compression::tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
 use tokio::{
@@ -15,7 +15,7 @@ const EMBEDDINGS: &str = "/v1/embeddings";
 const JSON: &str = "application/json";
 const SSE: &str = "text/event-stream";
 
-/// 62 tokens, and 1241 of 20 of them, as `o200k_base` counts.
+/// 62 tokens; 20 repetitions have 1241, as `o200k_base` counts.
 const ENGLISH: &str = "The gateway stands between the programs that people already use and the providers that answer them. It decides which account answers a request, and hands back what the provider sends without changing a byte. Every call leaves one row in the ledger, however it ends, and the row says how much of its cost is known. ";
 
 /// 78 tokens.
@@ -36,7 +36,7 @@ const CODE: &str = "    pub fn settle(&mut self, end: End) {
 
 /// Tokens that the provider bills.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Truth {
+pub(super) struct BilledTokens {
     pub(super) input: u64,
     pub(super) cached: u64,
     pub(super) output: u64,
@@ -44,9 +44,9 @@ pub(super) struct Truth {
 
 /// When the client leaves.
 #[derive(Clone, Copy)]
-pub(super) enum Leave {
+pub(super) enum ClientLeaves {
     Never,
-    /// Once it has so many bytes of a stream, which then goes on in silence.
+    /// After so many bytes of a stream, which then sends nothing more.
     AfterBytes(usize),
 }
 
@@ -54,12 +54,12 @@ pub(super) enum Leave {
 #[derive(Clone, Copy)]
 enum Ends {
     Clean,
-    /// The client leaves first.
+    /// The client leaves before the answer ends.
     Silent,
     Broken,
 }
 
-/// One answer.
+/// One answer with its request, its end and the expected charge.
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) path: &'static str,
@@ -70,8 +70,8 @@ pub(super) struct Case {
     body: Vec<u8>,
     coding: Option<&'static str>,
     ends: Ends,
-    pub(super) leave: Leave,
-    pub(super) truth: Truth,
+    pub(super) leave: ClientLeaves,
+    pub(super) truth: BilledTokens,
     pub(super) state: &'static str,
     pub(super) end: &'static str,
 }
@@ -89,24 +89,24 @@ impl Case {
             body: body.into(),
             coding: None,
             ends: Ends::Clean,
-            leave: Leave::Never,
-            truth: Truth::default(),
+            leave: ClientLeaves::Never,
+            truth: BilledTokens::default(),
             state: "exact",
             end: "completed",
         }
     }
 
     fn exact(self, input: u64, cached: u64, output: u64) -> Self {
-        Self { truth: Truth { input, cached, output }, ..self }
+        Self { truth: BilledTokens { input, cached, output }, ..self }
     }
 
-    /// Its tokens are not told: so many are its output, and the input is 100 and a few.
-    fn untold(self, output: u64) -> Self {
-        Self { truth: Truth { input: 115, cached: 0, output }, state: "partial", ..self }
+    /// The answer has no usage. The output has so many tokens, and the input a little over 100.
+    fn without_usage(self, output: u64) -> Self {
+        Self { truth: BilledTokens { input: 115, cached: 0, output }, state: "partial", ..self }
     }
 
     fn free(self, end: &'static str) -> Self {
-        Self { truth: Truth::default(), end, ..self }
+        Self { truth: BilledTokens::default(), end, ..self }
     }
 
     fn ends(self, end: &'static str) -> Self {
@@ -119,7 +119,7 @@ impl Case {
     }
 
     fn left_after(self, bytes: usize) -> Self {
-        Self { ends: Ends::Silent, leave: Leave::AfterBytes(bytes), end: "client_gone", ..self }
+        Self { ends: Ends::Silent, leave: ClientLeaves::AfterBytes(bytes), end: "client_gone", ..self }
     }
 
     /// The body of the request.
@@ -131,7 +131,7 @@ impl Case {
         }
     }
 
-    /// What the upstream does.
+    /// The steps of the upstream.
     pub(super) async fn steps(&self) -> Vec<Step> {
         if self.status.is_empty() {
             return vec![if self.ends_broken() { Step::Reset } else { Step::Close }];
@@ -185,7 +185,7 @@ fn text(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A whole response with this text, and `usage` as it is written.
+/// A whole response with this text; `usage` is the JSON text of its usage.
 fn response(words: &str, usage: &str) -> String {
     format!(
         r#"{{"id":"resp_1","object":"response","status":"completed","model":"real","output":[{{"type":"message","id":"msg_1","role":"assistant","content":[{{"type":"output_text","text":{},"annotations":[]}}]}}]{usage}}}"#,
@@ -214,7 +214,7 @@ fn deltas(words: &str, pieces: usize) -> String {
     events(&all)
 }
 
-/// The last events of a response, which say its text again.
+/// The last events of a response, which repeat its text.
 fn done(words: &str, kind: &str, usage: &str) -> String {
     let item = format!(
         r#"{{"type":"message","id":"msg_1","role":"assistant","content":[{{"type":"output_text","text":{}}}]}}"#,
@@ -243,7 +243,7 @@ fn chunk(choices: &str, usage: &str) -> String {
     ) + "\n\n"
 }
 
-/// The chunks of a chat with this text, under this name, in pieces.
+/// The chunks of a chat with this text in the field `name`, in pieces.
 fn chunks(name: &str, words: &str, pieces: usize) -> String {
     let size = words.len().div_ceil(pieces);
     let (mut all, mut rest) = (String::new(), words);
@@ -259,26 +259,29 @@ fn stop() -> String {
     chunk(r#"{"index":0,"delta":{},"finish_reason":"stop"}"#, "")
 }
 
-/// The same where each piece repeats all that came before it.
+/// The same, where each piece repeats all pieces before it.
 fn repeating_chunks(words: &str, pieces: usize) -> String {
     let size = words.len().div_ceil(pieces);
     let ends = (1..=pieces).map(|nth| words.ceil_char_boundary(nth * size));
     ends.map(|end| chunk(&format!(r#"{{"index":0,"delta":{{"content":{}}}}}"#, text(&words[..end])), "")).collect()
 }
 
-/// An item of reasoning of which so many bytes pass, encrypted.
-fn reasoning(sealed: usize) -> String {
-    let item = |sealed: usize| {
-        format!(r#"{{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"{}"}}"#, "g".repeat(sealed))
+/// A reasoning item with so many encrypted bytes.
+fn reasoning(encrypted_bytes: usize) -> String {
+    let item = |encrypted_bytes: usize| {
+        format!(
+            r#"{{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"{}"}}"#,
+            "g".repeat(encrypted_bytes)
+        )
     };
     events(&[
         format!(r#"{{"type":"response.output_item.added","output_index":0,"item":{}}}"#, item(0)),
-        format!(r#"{{"type":"response.output_item.done","output_index":0,"item":{}}}"#, item(sealed)),
+        format!(r#"{{"type":"response.output_item.done","output_index":0,"item":{}}}"#, item(encrypted_bytes)),
     ])
 }
 
-/// Bytes of encrypted reasoning of so many tokens.
-fn sealed(tokens: usize) -> usize {
+/// The number of encrypted bytes for so many reasoning tokens.
+fn encrypted_bytes(tokens: usize) -> usize {
     (tokens * 4 + 650) * 4 / 3
 }
 
@@ -288,12 +291,22 @@ const OPENAI: &str = r#","usage":{"input_tokens":100,"input_tokens_details":{"ca
 const CHAT_USAGE: &str = r#","usage":{"prompt_tokens":100,"completion_tokens":70,"total_tokens":170,"prompt_tokens_details":{"cached_tokens":40},"completion_tokens_details":{"reasoning_tokens":8}}"#;
 const ZEROS: &str = r#","usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#;
 
-/// All of them.
+/// All cases.
 pub(super) fn all() -> Vec<Case> {
-    [told_by_responses(), told_by_chats(), untold(), left(), failed(), labelled()].into_iter().flatten().collect()
+    [
+        responses_with_usage(),
+        chats_with_usage(),
+        without_usage(),
+        left_by_the_client(),
+        failed(),
+        with_other_content_types(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
-fn told_by_responses() -> Vec<Case> {
+fn responses_with_usage() -> Vec<Case> {
     let incomplete = r#","incomplete_details":{"reason":"max_output_tokens"}"#.to_owned() + OPENAI;
     vec![
         Case::new("responses, JSON", RESPONSES, JSON, response(ENGLISH, OPENAI)).exact(100, 40, 70),
@@ -346,7 +359,7 @@ fn told_by_responses() -> Vec<Case> {
 }
 
 #[rustfmt::skip]
-fn told_by_chats() -> Vec<Case> {
+fn chats_with_usage() -> Vec<Case> {
     let json = |name, usage: &str| Case::new(name, CHAT, JSON, completion(ENGLISH, usage));
     let last = |name, usage: &str| Case::new(name, CHAT, SSE, chunks("content", ENGLISH, 60) + &stop() + &chunk("", usage) + DONE);
     vec![
@@ -376,7 +389,7 @@ fn told_by_chats() -> Vec<Case> {
 }
 
 #[rustfmt::skip]
-fn untold() -> Vec<Case> {
+fn without_usage() -> Vec<Case> {
     let (english, chinese, code) = (ENGLISH.repeat(20), CHINESE.repeat(20), CODE.repeat(20));
     let arguments = |code: &str| {
         let quoted = text(&text(code));
@@ -384,24 +397,24 @@ fn untold() -> Vec<Case> {
             + &chunk(r#"{"delta":{},"finish_reason":"tool_calls"}"#, "") + DONE
     };
     vec![
-        Case::new("chat, no counts, no [DONE], English", CHAT, SSE, chunks("content", &english, 1200) + &stop()).untold(1241),
-        Case::new("chat, no counts, no [DONE], Chinese", CHAT, SSE, chunks("content", &chinese, 1200) + &stop()).untold(1560),
-        Case::new("chat, no counts, [DONE], code", CHAT, SSE, chunks("content", &code, 1200) + &stop() + DONE).untold(1720),
-        Case::new("chat, no counts, ten words", CHAT, SSE, chunks("content", "Yes, this is a short answer of ten words only.", 10) + &stop() + DONE).untold(11),
-        Case::new("chat, no counts, arguments of a tool", CHAT, SSE, arguments(&code)).untold(1900),
-        Case::new("chat, no counts, reasoning_content", CHAT, SSE, chunks("reasoning_content", &english, 60) + &chunks("content", "Yes.", 1) + &stop() + DONE).untold(1243),
+        Case::new("chat, no counts, no [DONE], English", CHAT, SSE, chunks("content", &english, 1200) + &stop()).without_usage(1241),
+        Case::new("chat, no counts, no [DONE], Chinese", CHAT, SSE, chunks("content", &chinese, 1200) + &stop()).without_usage(1560),
+        Case::new("chat, no counts, [DONE], code", CHAT, SSE, chunks("content", &code, 1200) + &stop() + DONE).without_usage(1720),
+        Case::new("chat, no counts, ten words", CHAT, SSE, chunks("content", "Yes, this is a short answer of ten words only.", 10) + &stop() + DONE).without_usage(11),
+        Case::new("chat, no counts, arguments of a tool", CHAT, SSE, arguments(&code)).without_usage(1900),
+        Case::new("chat, no counts, reasoning_content", CHAT, SSE, chunks("reasoning_content", &english, 60) + &chunks("content", "Yes.", 1) + &stop() + DONE).without_usage(1243),
         Case::new("chat, no counts, the same reasoning twice (vLLM)", CHAT, SSE,
-            chunks("reasoning_content", &english, 60).replace("\"delta\":{", "\"delta\":{\"reasoning\":\"\",") + &chunks("reasoning", &english, 60) + &stop() + DONE).untold(1241),
-        Case::new("chat, no counts, one delta of 100 KB", CHAT, SSE, chunks("content", &ENGLISH.repeat(318), 1) + &stop() + DONE).untold(19_717),
-        Case::new("chat, no counts, JSON", CHAT, JSON, completion(&english, "")).untold(1241),
-        Case::new("chat, zeros beside the text", CHAT, JSON, completion(&english, ZEROS)).untold(1241),
-        Case::new("chat, no finish_reason, no [DONE]", CHAT, SSE, chunks("content", &english, 60)).untold(1241).ends("incomplete"),
-        Case::new("responses, no counts, JSON, Chinese", RESPONSES, JSON, response(&chinese, "")).untold(1560),
-        Case::new("responses, no counts, stream", RESPONSES, SSE, deltas(&english, 200) + &done(&english, "completed", "")).untold(1241),
-        Case::new("responses, no counts, items without deltas", RESPONSES, SSE, deltas("", 1) + &done(&english, "completed", "")).untold(1241),
+            chunks("reasoning_content", &english, 60).replace("\"delta\":{", "\"delta\":{\"reasoning\":\"\",") + &chunks("reasoning", &english, 60) + &stop() + DONE).without_usage(1241),
+        Case::new("chat, no counts, one delta of 100 KB", CHAT, SSE, chunks("content", &ENGLISH.repeat(318), 1) + &stop() + DONE).without_usage(19_717),
+        Case::new("chat, no counts, JSON", CHAT, JSON, completion(&english, "")).without_usage(1241),
+        Case::new("chat, zeros beside the text", CHAT, JSON, completion(&english, ZEROS)).without_usage(1241),
+        Case::new("chat, no finish_reason, no [DONE]", CHAT, SSE, chunks("content", &english, 60)).without_usage(1241).ends("incomplete"),
+        Case::new("responses, no counts, JSON, Chinese", RESPONSES, JSON, response(&chinese, "")).without_usage(1560),
+        Case::new("responses, no counts, stream", RESPONSES, SSE, deltas(&english, 200) + &done(&english, "completed", "")).without_usage(1241),
+        Case::new("responses, no counts, items without deltas", RESPONSES, SSE, deltas("", 1) + &done(&english, "completed", "")).without_usage(1241),
         Case::new("responses, failed behind its text", RESPONSES, SSE, deltas(&english, 200)
-            + &events(&[r#"{"type":"response.failed","response":{"id":"resp_1","status":"failed","error":{"code":"server_error"},"usage":null}}"#.into()])).untold(1241).ends("response_failed"),
-        Case::new("responses, the input is 40,000 bytes", RESPONSES, SSE, deltas(&english, 200) + &done(&english, "completed", "")).large_input().untold_of(8_000, 1241),
+            + &events(&[r#"{"type":"response.failed","response":{"id":"resp_1","status":"failed","error":{"code":"server_error"},"usage":null}}"#.into()])).without_usage(1241).ends("response_failed"),
+        Case::new("responses, the input is 40,000 bytes", RESPONSES, SSE, deltas(&english, 200) + &done(&english, "completed", "")).large_input().without_usage_of(8_000, 1241),
     ]
 }
 
@@ -410,8 +423,8 @@ impl Case {
         Self { input: 40_000, ..self }
     }
 
-    fn untold_of(self, input: u64, output: u64) -> Self {
-        Self { truth: Truth { input, cached: 0, output }, state: "partial", ..self }
+    fn without_usage_of(self, input: u64, output: u64) -> Self {
+        Self { truth: BilledTokens { input, cached: 0, output }, state: "partial", ..self }
     }
 
     fn breaks(self) -> Self {
@@ -420,7 +433,7 @@ impl Case {
 }
 
 #[rustfmt::skip]
-fn left() -> Vec<Case> {
+fn left_by_the_client() -> Vec<Case> {
     let english = ENGLISH.repeat(20);
     let large = ENGLISH.repeat(318);
     let many = deltas(&english, 200);
@@ -430,16 +443,16 @@ fn left() -> Vec<Case> {
     let repeating = repeating_chunks(&english, 100);
     let (many_bytes, one_bytes, chat_bytes) = (many.len(), one.len(), chat.len());
     vec![
-        Case::new("responses, left before response.completed", RESPONSES, SSE, many.clone()).untold(1241).left_after(many_bytes),
-        Case::new("responses, left after one delta of 100 KB", RESPONSES, SSE, one).untold(19_717).left_after(one_bytes),
-        Case::new("chat, left before [DONE]", CHAT, SSE, chat).untold(1241).left_after(chat_bytes),
-        Case::new("responses, the upstream breaks", RESPONSES, SSE, many.clone()).untold(1241).breaks(),
-        Case::new("responses, 10,000 hidden tokens, left at the text", RESPONSES, SSE, hidden(0)).untold(11_241).left_after(hidden(0).len()),
-        Case::new("responses, 10,000 encrypted tokens, left at the text", RESPONSES, SSE, hidden(sealed(10_000))).untold(11_241).left_after(hidden(sealed(10_000)).len()),
-        Case::new("responses, 300 encrypted tokens, left at the text", RESPONSES, SSE, hidden(sealed(300))).untold(1541).left_after(hidden(sealed(300)).len()),
-        Case::new("responses, 10,000 hidden tokens, no counts", RESPONSES, SSE, hidden(0) + &done(&english, "completed", "")).untold(11_241),
-        Case::new("chat, each chunk repeats all before, left", CHAT, SSE, repeating.clone()).untold(1241).left_after(repeating.len()),
-        Case::new("chat, each chunk repeats all before, no counts", CHAT, SSE, repeating + &stop() + DONE).untold(1241),
+        Case::new("responses, left before response.completed", RESPONSES, SSE, many.clone()).without_usage(1241).left_after(many_bytes),
+        Case::new("responses, left after one delta of 100 KB", RESPONSES, SSE, one).without_usage(19_717).left_after(one_bytes),
+        Case::new("chat, left before [DONE]", CHAT, SSE, chat).without_usage(1241).left_after(chat_bytes),
+        Case::new("responses, the upstream breaks", RESPONSES, SSE, many.clone()).without_usage(1241).breaks(),
+        Case::new("responses, 10,000 hidden tokens, left at the text", RESPONSES, SSE, hidden(0)).without_usage(11_241).left_after(hidden(0).len()),
+        Case::new("responses, 10,000 encrypted tokens, left at the text", RESPONSES, SSE, hidden(encrypted_bytes(10_000))).without_usage(11_241).left_after(hidden(encrypted_bytes(10_000)).len()),
+        Case::new("responses, 300 encrypted tokens, left at the text", RESPONSES, SSE, hidden(encrypted_bytes(300))).without_usage(1541).left_after(hidden(encrypted_bytes(300)).len()),
+        Case::new("responses, 10,000 hidden tokens, no counts", RESPONSES, SSE, hidden(0) + &done(&english, "completed", "")).without_usage(11_241),
+        Case::new("chat, each chunk repeats all before, left", CHAT, SSE, repeating.clone()).without_usage(1241).left_after(repeating.len()),
+        Case::new("chat, each chunk repeats all before, no counts", CHAT, SSE, repeating + &stop() + DONE).without_usage(1241),
     ]
 }
 
@@ -480,7 +493,7 @@ fn failed() -> Vec<Case> {
 }
 
 #[rustfmt::skip]
-fn labelled() -> Vec<Case> {
+fn with_other_content_types() -> Vec<Case> {
     let stream = deltas(ENGLISH, 60) + &done(ENGLISH, "completed", OPENAI);
     let json = response(ENGLISH, OPENAI);
     let chat = chunks("content", ENGLISH, 9) + &stop() + &chunk("", CHAT_USAGE) + DONE;
@@ -501,8 +514,8 @@ fn labelled() -> Vec<Case> {
     ]
 }
 
-/// Answers of which a client had all that it wanted before their tokens were told.
-pub(super) fn cheats() -> Vec<Case> {
+/// Answers whose client had everything that it wanted before the usage was sent.
+pub(super) fn left_before_usage() -> Vec<Case> {
     let names = [
         "responses, left before response.completed",
         "responses, left after one delta of 100 KB",

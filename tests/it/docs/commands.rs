@@ -1,15 +1,15 @@
-//! Each command of a page that needs nothing outside this machine runs, against a gateway with simulated providers.
+//! Each command of a page that needs no other machine runs against a gateway with simulated providers.
 
 use std::{env, fs, path::Path, process::Command};
 
 use tempfile::TempDir;
 
 use super::{Block, Page, pages};
-use crate::support::process::{Process, run, said, tidegate};
+use crate::support::process::{Process, output_text, run, tidegate};
 
 const KEY: &str = "tg-a-key-of-a-reader-0123";
 
-/// The gateway that pages talk about: with the names of the built-in configuration.
+/// The configuration of the gateway that the pages describe: it has the names of the built-in configuration.
 fn configuration(simulator: &str) -> String {
     let upstream = |name: &str, path: &str| {
         format!(
@@ -41,14 +41,14 @@ fn environment<'a>(command: &'a mut Command, folder: &Path) -> &'a mut Command {
         .env("TIDEGATE_KEY", KEY)
 }
 
-/// Runs the blocks of one page in their order, as a reader would. Returned is what failed.
+/// Runs the blocks of one page in their order, as a reader would, and returns the failures.
 fn failures(page: &Page, blocks: &[Block]) -> Vec<String> {
     let folder = TempDir::new().unwrap();
     let mut simulator = Process::start(tidegate(folder.path()).args(["simulate", "--listen", "127.0.0.1:0"]));
     let line = simulator.line(|line| line.contains("/dmxapi/v1"));
     let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap();
     fs::write(folder.path().join("tidegate.toml"), configuration(address)).unwrap();
-    // An error of the gateway has to be one of curl.
+    // An HTTP error of the gateway makes curl fail.
     fs::write(folder.path().join(".curlrc"), "fail-with-body\n").unwrap();
     let mut gateway = Process::start(environment(tidegate(folder.path()).arg("serve"), folder.path()));
     let (listen, admin) = (gateway.ready().to_string(), gateway.admin().to_string());
@@ -62,7 +62,7 @@ fn failures(page: &Page, blocks: &[Block]) -> Vec<String> {
         command.args(["-euo", "pipefail", "-c", &text]);
         let output = run(environment(&mut command, folder.path()).env("PATH", &path));
         if !output.status.success() {
-            failed.push(format!("{}:{}\n{text}{}", page.name, block.line, said(&output)));
+            failed.push(format!("{}:{}\n{text}{}", page.name, block.line, output_text(&output)));
         }
     }
     failed
@@ -83,7 +83,7 @@ fn every_command_of_a_page_runs() {
 }
 
 #[test]
-fn a_command_that_fails_is_found() {
+fn a_failing_command_is_reported() {
     let page = Page { name: "page".into(), path: "page".into(), text: String::new() };
     let block = |text: &str| Block { language: "sh".into(), text: text.into(), line: 1 };
     let blocks = [

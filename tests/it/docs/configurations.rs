@@ -6,11 +6,11 @@ use tempfile::TempDir;
 
 use super::{Page, pages, quoted, root};
 use crate::support::{
-    process::{run, said, tidegate},
-    tls::Made,
+    process::{output_text, run, tidegate},
+    tls::TestCertificate,
 };
 
-/// One that Codex reads, and not Tidegate.
+/// Whether the text is a configuration of Codex, not of Tidegate.
 fn is_codex(text: &str) -> bool {
     text.contains("[model_providers.")
 }
@@ -19,8 +19,8 @@ fn is_whole(text: &str) -> bool {
     text.contains("[[upstreams]]") && text.contains("[[models]]")
 }
 
-/// A whole file around a part of one. A part is added to the first whole configuration of its page, or to config/minimal.toml; one that
-/// begins with a setting belongs to an upstream.
+/// A complete file around a part of one. The part is added to the first complete configuration of its page, or to
+/// config/minimal.toml. A part that begins with a setting belongs to an upstream.
 fn whole(page: &Page, text: &str) -> String {
     const UPSTREAM: &str = "[[upstreams]]\nname = \"an-upstream\"\nbase_url = \"https://api.example.com/v1\"\n";
     let begins = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with('#')).unwrap_or_default();
@@ -38,15 +38,15 @@ fn whole(page: &Page, text: &str) -> String {
     }
 }
 
-/// The variables that it takes its secrets from.
+/// The variables that the configuration takes its secrets from.
 fn variables(text: &str) -> BTreeSet<&str> {
     let after = text.split("env = \"").skip(1);
     after.filter_map(|rest| rest.split('"').next()).collect()
 }
 
-/// What `tidegate check` says against it, with a secret in each variable and the certificate that it names.
+/// What `tidegate check` reports, with a secret in each variable and with the certificate that the configuration names.
 fn faults(folder: &Path, text: &str) -> Option<String> {
-    let made = Made::new();
+    let made = TestCertificate::new();
     fs::write(folder.join("tls.crt"), &made.cert_pem).unwrap();
     fs::write(folder.join("tls.key"), &made.key_pem).unwrap();
     let text = text.replace("/etc/tidegate/", &format!("{}/", folder.display()));
@@ -57,7 +57,7 @@ fn faults(folder: &Path, text: &str) -> Option<String> {
         command.env(variable, format!("a-secret-for-{variable}"));
     }
     let output = run(&mut command);
-    (!output.status.success()).then(|| said(&output))
+    (!output.status.success()).then(|| output_text(&output))
 }
 
 #[test]
@@ -78,6 +78,6 @@ fn every_configuration_of_a_page_passes_check() {
     }
     assert!(found > 15, "only {found} configurations were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // What finds a fault in none would find none in all.
+    // The counter-check: a wrong configuration has a fault.
     assert!(faults(folder.path(), "[server]\nlisen = \"127.0.0.1:1\"\n").is_some_and(|said| said.contains("lisen")));
 }

@@ -21,7 +21,7 @@ fn links(page: &Page) -> Vec<(usize, String)> {
     found
 }
 
-/// What GitHub makes of a heading.
+/// The anchor that GitHub makes for a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
@@ -32,7 +32,7 @@ fn anchors(page: &Page) -> Vec<String> {
 }
 
 #[test]
-fn every_relative_link_leads_somewhere() {
+fn every_relative_link_leads_to_a_file_and_a_heading() {
     let pages = pages();
     let (mut faults, mut count) = (Vec::new(), 0);
     for page in &pages {
@@ -58,7 +58,7 @@ fn every_relative_link_leads_somewhere() {
 }
 
 #[test]
-fn the_index_has_every_page() {
+fn the_index_lists_every_page() {
     for (index, folder) in [("docs/README.md", "docs"), ("docs/zh/README.md", "docs/zh")] {
         let index = super::page(index);
         let linked: Vec<_> = links(&index).into_iter().map(|(_, link)| link).collect();
@@ -71,7 +71,7 @@ fn the_index_has_every_page() {
 }
 
 #[test]
-fn anchors_are_those_of_the_host_of_the_pages() {
+fn anchors_are_those_that_github_makes() {
     for (heading, expected) in [
         ("Codes", "codes"),
         ("Values of `end`", "values-of-end"),

@@ -1,4 +1,4 @@
-//! The page on log fields against the source, which is where fields come from, and against the lines of a running gateway.
+//! The page on log fields against the source, where the fields come from, and against the log of a running gateway.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,12 +17,12 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, json},
 };
 
-/// The target of the line of a request.
+/// The target of a request's log line.
 const REQUEST: &str = "tidegate::request";
 const KEY: &str = "tg-a-key-of-a-busy-gateway";
 
-/// A gateway that has met every kind of event that a test can make without harm to the machine.
-pub(crate) struct Busy {
+/// A gateway that has met every kind of event that a test can cause without harm to the machine.
+pub(crate) struct BusyGateway {
     process: Process,
     listen: SocketAddr,
     admin: SocketAddr,
@@ -30,7 +30,7 @@ pub(crate) struct Busy {
     folder: TempDir,
 }
 
-impl Busy {
+impl BusyGateway {
     pub(crate) async fn start() -> Self {
         let upstream = Upstream::scripted(|request| {
             let body = String::from_utf8_lossy(&request.body);
@@ -124,7 +124,7 @@ rpm = 1
         let mut malformed = Client::connect(self.listen).await;
         malformed.send("this is no HTTP\r\n\r\n").await;
         assert_eq!(malformed.answer().await.status, 400);
-        // It says nothing until its deadline.
+        // The upstream says nothing until the gateway's deadline.
         assert!(Client::connect(self.listen).await.closed().await);
     }
 
@@ -147,7 +147,7 @@ rpm = 1
         String::from_utf8(Client::connect(self.admin).await.get("/metrics").await.body).unwrap()
     }
 
-    /// Every line that it wrote, once it has ended.
+    /// Every line of the log, after the gateway has ended.
     fn lines(mut self) -> Vec<Value> {
         self.process.signal("TERM");
         self.process.logged("ended");
@@ -156,14 +156,14 @@ rpm = 1
     }
 }
 
-/// The fields of a line, by the target of the line.
+/// The fields of log lines, by the target of the line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Fields {
     request: BTreeSet<String>,
     others: BTreeSet<String>,
 }
 
-/// The arguments of a call, from behind its opening bracket.
+/// The arguments of a call; `text` begins behind the opening bracket.
 fn arguments(text: &str) -> Vec<&str> {
     let (mut found, mut from, mut depth, mut chars) = (Vec::new(), 0, 1, text.char_indices());
     while let Some((at, c)) = chars.next() {
@@ -193,7 +193,7 @@ fn arguments(text: &str) -> Vec<&str> {
     found
 }
 
-/// Adds the fields of every call of a macro of `tracing` in a text.
+/// Adds the fields of every `tracing` macro call in a text.
 fn fields(text: &str, into: &mut Fields) {
     for (at, _) in text.match_indices("tracing::") {
         let rest = &text[at + "tracing::".len()..];
@@ -206,7 +206,7 @@ fn fields(text: &str, into: &mut Fields) {
         let of_request = arguments.iter().any(|argument| argument.starts_with("target:") && argument.contains(REQUEST));
         let into = if of_request { &mut into.request } else { &mut into.others };
         for argument in arguments.into_iter().filter(|argument| !argument.starts_with("target:")) {
-            // What comes behind the message are its own arguments.
+            // The arguments behind the message belong to the message.
             if argument.starts_with('"') {
                 break;
             }
@@ -243,8 +243,8 @@ fn of_source() -> Fields {
     found
 }
 
-/// The fields that the page has, and those of every line.
-fn said() -> (Fields, BTreeSet<String>) {
+/// The fields that the page lists, and those that it lists for every line.
+fn documented() -> (Fields, BTreeSet<String>) {
     let page = page("docs/log-fields.md");
     let (mut said, mut of_all) = (Fields::default(), BTreeSet::new());
     for section in page.sections() {
@@ -267,8 +267,8 @@ fn said() -> (Fields, BTreeSet<String>) {
 }
 
 #[test]
-fn the_page_on_log_fields_has_each_field_of_the_source() {
-    let (source, (said, _)) = (of_source(), said());
+fn the_page_on_log_fields_lists_each_field_of_the_source() {
+    let (source, (said, _)) = (of_source(), documented());
     let map = |fields: &Fields| {
         let of = |names: &BTreeSet<String>, of: &'static str| {
             names.iter().map(|name| (format!("{of}: {name}"), String::new())).collect::<Vec<_>>()
@@ -281,10 +281,10 @@ fn the_page_on_log_fields_has_each_field_of_the_source() {
 }
 
 #[tokio::test]
-async fn the_lines_of_a_running_gateway_have_no_other_fields() {
-    let busy = Busy::start().await;
+async fn the_log_of_a_running_gateway_has_no_undocumented_fields() {
+    let busy = BusyGateway::start().await;
     let lines = tokio::task::spawn_blocking(move || busy.lines()).await.unwrap();
-    let (said, of_all) = said();
+    let (said, of_all) = documented();
     let (mut seen, mut faults) = (Fields::default(), BTreeSet::new());
     for line in lines {
         let target = line["target"].as_str().unwrap_or_default().to_owned();
@@ -309,7 +309,7 @@ async fn the_lines_of_a_running_gateway_have_no_other_fields() {
 }
 
 #[test]
-fn fields_are_read_in_every_form() {
+fn every_form_of_a_log_field_is_parsed() {
     let mut found = Fields::default();
     let text = r#"
         tracing::warn!(%error, ?other, shorthand, name = f(a, "b, c"), file = %path.display(), "said {x}", x = 1);

@@ -1,4 +1,4 @@
-//! The page on metrics against a running gateway, and against what the source registers.
+//! The page on metrics against a running gateway, and against the names that the source registers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,9 +6,9 @@ use std::{
     path::Path,
 };
 
-use super::{differences, log_fields::Busy, page, pages, quoted, root};
+use super::{differences, log_fields::BusyGateway, page, pages, quoted, root};
 
-/// Every series of a text in the format `OpenMetrics`: its type, and the names of its labels.
+/// Every series of a text in the `OpenMetrics` format: its type, and the names of its labels.
 fn series(text: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for line in text.lines() {
@@ -31,8 +31,8 @@ fn series(text: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// What the page says, in the same words.
-fn said() -> BTreeMap<String, String> {
+/// The series that the page lists, in the same form.
+fn documented() -> BTreeMap<String, String> {
     let page = page("docs/metrics.md");
     let mut said = BTreeMap::new();
     for (heads, rows) in page.sections().iter().flat_map(|section| section.tables()) {
@@ -53,7 +53,7 @@ fn said() -> BTreeMap<String, String> {
     said
 }
 
-/// The names that the source gives to what it registers.
+/// The names of the metrics that the source registers.
 fn registered() -> BTreeSet<String> {
     fn walk(path: &Path, into: &mut BTreeSet<String>) {
         if path.is_dir() {
@@ -79,21 +79,21 @@ fn registered() -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_page_on_metrics_has_each_series_with_its_type_and_labels() {
-    let text = Busy::start().await.metrics().await;
+async fn the_page_on_metrics_lists_each_series_with_its_type_and_labels() {
+    let text = BusyGateway::start().await.metrics().await;
     let series = series(&text);
     let hidden: Vec<_> = registered()
         .into_iter()
         .filter(|name| !series.keys().any(|series| series.starts_with(&format!("tidegate_{name}"))))
         .collect();
-    assert!(hidden.is_empty(), "`Busy` makes no sample of these, so that this test cannot see them: {hidden:?}");
-    let faults = differences("docs/metrics.md", &series, &said());
+    assert!(hidden.is_empty(), "`BusyGateway` makes no sample of these, so that this test cannot see them: {hidden:?}");
+    let faults = differences("docs/metrics.md", &series, &documented());
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
 fn every_series_that_a_page_names_is_on_the_page_on_metrics() {
-    let known = said();
+    let known = documented();
     let mut faults = Vec::new();
     for page in pages().iter().filter(|page| page.name != "CHANGELOG.md") {
         for (at, _) in page.text.match_indices("tidegate_") {
@@ -108,7 +108,7 @@ fn every_series_that_a_page_names_is_on_the_page_on_metrics() {
 }
 
 #[test]
-fn series_are_read_as_prometheus_reads_them() {
+fn series_are_parsed_as_prometheus_parses_them() {
     let text = "# HELP a b\n# TYPE a counter\na_total{x=\"1,2\",y=\"\"} 1\n# TYPE b_seconds histogram\nb_seconds_sum 0\nb_seconds_count 0\n\
                 b_seconds_bucket{le=\"1\"} 0\n# TYPE c gauge\nc 1\n# EOF\n";
     let expected = [("a_total", "counter; x, y"), ("b_seconds", "histogram; "), ("c", "gauge; ")];

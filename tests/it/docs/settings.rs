@@ -1,4 +1,4 @@
-//! The pages on the configuration, in each language, against the settings that a file may have.
+//! The pages on the configuration, in each language, against the settings of the schema.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ fn settings() -> BTreeMap<String, String> {
     found
 }
 
-/// A list is described by what is in it.
+/// A list is described by the schema of its elements.
 fn inner(schema: &Value) -> &Value {
     schema.get("items").unwrap_or(schema)
 }
@@ -62,8 +62,8 @@ fn range(setting: &Value) -> String {
     }
 }
 
-/// What a page says, in the same words.
-fn said(name: &str) -> BTreeMap<String, String> {
+/// The settings that a page lists, in the same form.
+fn documented(name: &str) -> BTreeMap<String, String> {
     let page = page(name);
     let mut said = BTreeMap::new();
     for section in page.sections() {
@@ -85,9 +85,9 @@ fn said(name: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_pages_on_the_configuration_have_each_setting_with_its_default_and_range() {
+fn the_pages_on_the_configuration_list_each_setting_with_its_default_and_range() {
     let settings = settings();
     let pages = ["docs/configuration.md", "docs/zh/configuration.md"];
-    let faults: Vec<_> = pages.into_iter().flat_map(|page| differences(page, &settings, &said(page))).collect();
+    let faults: Vec<_> = pages.into_iter().flat_map(|page| differences(page, &settings, &documented(page))).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

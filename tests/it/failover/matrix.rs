@@ -1,6 +1,5 @@
-//! The whole matrix: what goes wrong, when, with which candidates left, and what the operator allows.
-//!
-//! Every combination is one request at one gateway, with upstreams of its own.
+//! The whole matrix: each fault, in each phase, with each kind of further candidate, under each policy. Each
+//! combination is one request at one gateway, with upstreams of its own.
 
 use std::{
     collections::BTreeMap,
@@ -24,16 +23,16 @@ use crate::support::{
     upstream::{LAST_CHUNK, Request, STREAM, Step, Upstream, answer, chunk, json},
 };
 
-/// What the healthy one answers.
+/// The answer of the healthy upstream.
 const GOOD: &str = r#"{"id":"resp_good","object":"response","status":"completed"}"#;
-/// What the failing one answers.
+/// The answer of the failing upstream.
 const BAD: &str = r#"{"error":{"message":"from the first","type":"some_type","param":null,"code":"CODE"}}"#;
 const EVENT: &[u8] = b"data: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n";
 const COMPLETED: &[u8] = b"data: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\"}}\n\n";
 
-/// Which of the opt-ins lets a fault lead on.
+/// The setting that lets a fault cause a failover.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Leads {
+enum FailoverWhen {
     Always,
     Disconnect,
     Timeout,
@@ -41,44 +40,44 @@ enum Leads {
     Never,
 }
 
-/// Who else may be asked after it.
+/// The part that is at fault, which decides the candidates that may follow.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Whose {
+enum FaultyPart {
     Credential,
     Target,
     Upstream,
     Way,
 }
 
-/// What the client gets of the failing one.
+/// What the client gets when the failing upstream is the last candidate.
 #[derive(Clone, Copy, Debug)]
-enum Gets {
-    /// Its answer, to the byte.
+enum ClientGets {
+    /// The upstream's answer, byte for byte.
     Theirs(u16),
     Ours(u16, &'static str),
-    /// A 200 with this body, and whether it is whole.
+    /// A 200 with this body, and whether the body is whole.
     Success(&'static [u8], bool),
 }
 
-/// What the failing one does.
+/// What the failing upstream does.
 #[derive(Clone, Copy, Debug)]
-enum Does {
-    /// Nothing listens there.
+enum UpstreamDoes {
+    /// No process listens at the address.
     NoPort,
     NoTls,
-    /// The request is read, and then this.
+    /// The upstream reads the request, and then does this.
     Reset,
     Close,
     Garbage,
     Silence,
-    /// Status, further headers, the code in its body.
+    /// Status, further headers, and the code in the body.
     Fails(&'static str, &'static str, &'static str),
     Html,
     Empty,
     EmptyStream,
-    /// A head and its end, in the midst of the body.
+    /// A head, and the end of the connection in the middle of the body.
     Breaks,
-    /// The first byte after the head went out.
+    /// The first byte comes later than the head.
     Slow,
     /// One event, and then this.
     EventReset,
@@ -88,117 +87,131 @@ enum Does {
 
 struct Fault {
     name: &'static str,
-    does: Does,
-    leads: Leads,
-    whose: Whose,
-    /// Whether it may be asked again where nothing else is left.
+    does: UpstreamDoes,
+    leads: FailoverWhen,
+    whose: FaultyPart,
+    /// Whether a retry at the same candidate is allowed where no other is left.
     again: bool,
-    gets: Gets,
-    /// Label of its attempts.
+    gets: ClientGets,
+    /// The `result` label of the attempts.
     result: &'static str,
 }
 
 const fn status(
     name: &'static str,
     fails: (&'static str, &'static str, &'static str),
-    whose: Whose,
+    whose: FaultyPart,
     again: bool,
-    gets: Gets,
+    gets: ClientGets,
     result: &'static str,
 ) -> Fault {
-    Fault { name, does: Does::Fails(fails.0, fails.1, fails.2), leads: Leads::Always, whose, again, gets, result }
+    Fault {
+        name,
+        does: UpstreamDoes::Fails(fails.0, fails.1, fails.2),
+        leads: FailoverWhen::Always,
+        whose,
+        again,
+        gets,
+        result,
+    }
 }
 
-const fn fault(name: &'static str, does: Does, leads: Leads, gets: Gets, result: &'static str) -> Fault {
-    Fault { name, does, leads, whose: Whose::Upstream, again: false, gets, result }
+const fn fault(
+    name: &'static str,
+    does: UpstreamDoes,
+    leads: FailoverWhen,
+    gets: ClientGets,
+    result: &'static str,
+) -> Fault {
+    Fault { name, does, leads, whose: FaultyPart::Upstream, again: false, gets, result }
 }
 
-const AUTH: Gets = Gets::Ours(502, "upstream_auth");
-const CUT: Gets = Gets::Ours(502, "upstream_disconnected");
-const NO_API: Gets = Gets::Ours(502, "upstream_bad_answer");
+const AUTH: ClientGets = ClientGets::Ours(502, "upstream_auth");
+const CUT: ClientGets = ClientGets::Ours(502, "upstream_disconnected");
+const NO_API: ClientGets = ClientGets::Ours(502, "upstream_bad_answer");
 
 #[rustfmt::skip]
 const FAULTS: [Fault; 37] = [
-    // Before connect.
-    Fault { name: "connect: refused", does: Does::NoPort, leads: Leads::Always, whose: Whose::Way, again: true,
-            gets: Gets::Ours(502, "upstream_unreachable"), result: "upstream_unreachable" },
-    Fault { name: "connect: no TLS", does: Does::NoTls, leads: Leads::Always, whose: Whose::Way, again: true,
-            gets: Gets::Ours(502, "upstream_unreachable"), result: "upstream_unreachable" },
-    // After the request was sent.
-    fault("sent: reset", Does::Reset, Leads::Disconnect, CUT, "upstream_disconnected"),
-    fault("sent: closed", Does::Close, Leads::Disconnect, CUT, "upstream_disconnected"),
-    fault("sent: garbage", Does::Garbage, Leads::Disconnect, NO_API, "upstream_bad_answer"),
-    fault("sent: silence", Does::Silence, Leads::Timeout, Gets::Ours(504, "upstream_timeout"), "upstream_timeout"),
-    // A head that says no.
-    status("400", ("400 Bad Request", "", "bad_thing"), Whose::Upstream, false, Gets::Theirs(400), "4xx").never(),
-    status("401", ("401 Unauthorized", "", "invalid_api_key"), Whose::Credential, false, AUTH, "4xx"),
-    status("402", ("402 Payment Required", "", "no_money"), Whose::Credential, false, AUTH, "4xx"),
-    status("403", ("403 Forbidden", "", "no_access"), Whose::Upstream, false, Gets::Theirs(403), "4xx").never(),
-    status("403 balance", ("403 Forbidden", "", "used_up"), Whose::Credential, false, AUTH, "4xx"),
-    status("403 model", ("403 Forbidden", "", "model_not_allowed"), Whose::Target, false, Gets::Theirs(403), "4xx"),
-    status("404 model", ("404 Not Found", "", "model_not_found"), Whose::Target, false, Gets::Theirs(404), "4xx"),
-    status("503 model", ("503 Service Unavailable", "", "model_not_found"), Whose::Target, false, Gets::Theirs(503), "5xx"),
-    status("408", ("408 Request Timeout", "", "timeout"), Whose::Upstream, true, Gets::Theirs(408), "4xx"),
-    status("429", ("429 Too Many Requests", "", "rate_limit"), Whose::Credential, false, Gets::Theirs(429), "429"),
-    status("429 after 0.05 s", ("429 Too Many Requests", "retry-after-ms: 50\r\n", "rate_limit"), Whose::Credential, true, Gets::Theirs(429), "429"),
-    status("429 after 1 s", ("429 Too Many Requests", "retry-after: 1\r\n", "rate_limit"), Whose::Credential, true, Gets::Theirs(429), "429"),
-    status("429 after 60 s", ("429 Too Many Requests", "retry-after: 60\r\n", "rate_limit"), Whose::Credential, false, Gets::Theirs(429), "429"),
-    status("429 quota", ("429 Too Many Requests", "", "insufficient_quota"), Whose::Credential, false, Gets::Theirs(429), "429"),
-    status("500", ("500 Internal Server Error", "", "oops"), Whose::Upstream, true, Gets::Theirs(500), "5xx"),
-    status("502", ("502 Bad Gateway", "", "oops"), Whose::Upstream, true, Gets::Theirs(502), "5xx"),
-    status("503", ("503 Service Unavailable", "", "server_is_overloaded"), Whose::Upstream, true, Gets::Theirs(503), "5xx"),
-    status("503 after 60 s", ("503 Service Unavailable", "retry-after: 60\r\n", "oops"), Whose::Upstream, false, Gets::Theirs(503), "5xx"),
-    status("503 never again", ("503 Service Unavailable", "x-should-retry: false\r\n", "oops"), Whose::Upstream, false, Gets::Theirs(503), "5xx"),
-    status("529", ("529 Overloaded", "", "overloaded_error"), Whose::Upstream, true, Gets::Theirs(529), "5xx"),
-    // A head that is none of an API.
-    fault("302", Does::Fails("302 Found", "location: https://example.com/\r\n", ""), Leads::Always, NO_API, "upstream_bad_answer"),
-    fault("307", Does::Fails("307 Temporary Redirect", "location: /x\r\n", ""), Leads::Always, NO_API, "upstream_bad_answer"),
-    fault("200 HTML", Does::Html, Leads::Always, NO_API, "upstream_bad_answer"),
-    // A success without a byte.
-    fault("200 empty", Does::Empty, Leads::Empty, Gets::Success(b"", true), "2xx"),
-    fault("200 empty stream", Does::EmptyStream, Leads::Empty, Gets::Success(b"", true), "2xx"),
-    fault("200 broken at 0", Does::Breaks, Leads::Empty, Gets::Success(b"", false), "2xx"),
-    fault("200 slow", Does::Slow, Leads::Never, Gets::Success(COMPLETED, true), "2xx"),
+    // The connection cannot be made.
+    Fault { name: "connect: refused", does: UpstreamDoes::NoPort, leads: FailoverWhen::Always, whose: FaultyPart::Way, again: true,
+            gets: ClientGets::Ours(502, "upstream_unreachable"), result: "upstream_unreachable" },
+    Fault { name: "connect: no TLS", does: UpstreamDoes::NoTls, leads: FailoverWhen::Always, whose: FaultyPart::Way, again: true,
+            gets: ClientGets::Ours(502, "upstream_unreachable"), result: "upstream_unreachable" },
+    // The upstream fails after the request was sent.
+    fault("sent: reset", UpstreamDoes::Reset, FailoverWhen::Disconnect, CUT, "upstream_disconnected"),
+    fault("sent: closed", UpstreamDoes::Close, FailoverWhen::Disconnect, CUT, "upstream_disconnected"),
+    fault("sent: garbage", UpstreamDoes::Garbage, FailoverWhen::Disconnect, NO_API, "upstream_bad_answer"),
+    fault("sent: silence", UpstreamDoes::Silence, FailoverWhen::Timeout, ClientGets::Ours(504, "upstream_timeout"), "upstream_timeout"),
+    // A head with an error status.
+    status("400", ("400 Bad Request", "", "bad_thing"), FaultyPart::Upstream, false, ClientGets::Theirs(400), "4xx").never(),
+    status("401", ("401 Unauthorized", "", "invalid_api_key"), FaultyPart::Credential, false, AUTH, "4xx"),
+    status("402", ("402 Payment Required", "", "no_money"), FaultyPart::Credential, false, AUTH, "4xx"),
+    status("403", ("403 Forbidden", "", "no_access"), FaultyPart::Upstream, false, ClientGets::Theirs(403), "4xx").never(),
+    status("403 balance", ("403 Forbidden", "", "used_up"), FaultyPart::Credential, false, AUTH, "4xx"),
+    status("403 model", ("403 Forbidden", "", "model_not_allowed"), FaultyPart::Target, false, ClientGets::Theirs(403), "4xx"),
+    status("404 model", ("404 Not Found", "", "model_not_found"), FaultyPart::Target, false, ClientGets::Theirs(404), "4xx"),
+    status("503 model", ("503 Service Unavailable", "", "model_not_found"), FaultyPart::Target, false, ClientGets::Theirs(503), "5xx"),
+    status("408", ("408 Request Timeout", "", "timeout"), FaultyPart::Upstream, true, ClientGets::Theirs(408), "4xx"),
+    status("429", ("429 Too Many Requests", "", "rate_limit"), FaultyPart::Credential, false, ClientGets::Theirs(429), "429"),
+    status("429 after 0.05 s", ("429 Too Many Requests", "retry-after-ms: 50\r\n", "rate_limit"), FaultyPart::Credential, true, ClientGets::Theirs(429), "429"),
+    status("429 after 1 s", ("429 Too Many Requests", "retry-after: 1\r\n", "rate_limit"), FaultyPart::Credential, true, ClientGets::Theirs(429), "429"),
+    status("429 after 60 s", ("429 Too Many Requests", "retry-after: 60\r\n", "rate_limit"), FaultyPart::Credential, false, ClientGets::Theirs(429), "429"),
+    status("429 quota", ("429 Too Many Requests", "", "insufficient_quota"), FaultyPart::Credential, false, ClientGets::Theirs(429), "429"),
+    status("500", ("500 Internal Server Error", "", "oops"), FaultyPart::Upstream, true, ClientGets::Theirs(500), "5xx"),
+    status("502", ("502 Bad Gateway", "", "oops"), FaultyPart::Upstream, true, ClientGets::Theirs(502), "5xx"),
+    status("503", ("503 Service Unavailable", "", "server_is_overloaded"), FaultyPart::Upstream, true, ClientGets::Theirs(503), "5xx"),
+    status("503 after 60 s", ("503 Service Unavailable", "retry-after: 60\r\n", "oops"), FaultyPart::Upstream, false, ClientGets::Theirs(503), "5xx"),
+    status("503 never again", ("503 Service Unavailable", "x-should-retry: false\r\n", "oops"), FaultyPart::Upstream, false, ClientGets::Theirs(503), "5xx"),
+    status("529", ("529 Overloaded", "", "overloaded_error"), FaultyPart::Upstream, true, ClientGets::Theirs(529), "5xx"),
+    // A head that no API sends.
+    fault("302", UpstreamDoes::Fails("302 Found", "location: https://example.com/\r\n", ""), FailoverWhen::Always, NO_API, "upstream_bad_answer"),
+    fault("307", UpstreamDoes::Fails("307 Temporary Redirect", "location: /x\r\n", ""), FailoverWhen::Always, NO_API, "upstream_bad_answer"),
+    fault("200 HTML", UpstreamDoes::Html, FailoverWhen::Always, NO_API, "upstream_bad_answer"),
+    // A success without a byte of its body.
+    fault("200 empty", UpstreamDoes::Empty, FailoverWhen::Empty, ClientGets::Success(b"", true), "2xx"),
+    fault("200 empty stream", UpstreamDoes::EmptyStream, FailoverWhen::Empty, ClientGets::Success(b"", true), "2xx"),
+    fault("200 broken at 0", UpstreamDoes::Breaks, FailoverWhen::Empty, ClientGets::Success(b"", false), "2xx"),
+    fault("200 slow", UpstreamDoes::Slow, FailoverWhen::Never, ClientGets::Success(COMPLETED, true), "2xx"),
     // After the first byte.
-    fault("event: reset", Does::EventReset, Leads::Never, Gets::Success(EVENT, false), "2xx"),
-    fault("event: closed", Does::EventClose, Leads::Never, Gets::Success(EVENT, false), "2xx"),
-    fault("event: clean end", Does::EventEnd, Leads::Never, Gets::Success(EVENT, true), "2xx"),
-    fault("200", Does::Fails("200 OK", "", ""), Leads::Never, Gets::Theirs(200), "2xx"),
+    fault("event: reset", UpstreamDoes::EventReset, FailoverWhen::Never, ClientGets::Success(EVENT, false), "2xx"),
+    fault("event: closed", UpstreamDoes::EventClose, FailoverWhen::Never, ClientGets::Success(EVENT, false), "2xx"),
+    fault("event: clean end", UpstreamDoes::EventEnd, FailoverWhen::Never, ClientGets::Success(EVENT, true), "2xx"),
+    fault("200", UpstreamDoes::Fails("200 OK", "", ""), FailoverWhen::Never, ClientGets::Theirs(200), "2xx"),
 ];
 
 impl Fault {
     const fn never(mut self) -> Self {
-        self.leads = Leads::Never;
+        self.leads = FailoverWhen::Never;
         self
     }
 }
 
-/// Who is left after the failing one.
+/// The candidate that is left after the failing one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Left {
+enum NextCandidate {
     Nobody,
     Credential,
     Upstream,
 }
 
-/// What one upstream of one case does, and what it saw.
+/// What one upstream of one case does, and the requests that it received.
 struct Role {
-    does: Does,
-    /// Only the first request is treated so, the others are answered well.
+    does: UpstreamDoes,
+    /// Only the first request fails; the others get a good answer.
     once: bool,
     seen: Vec<Request>,
-    /// Let go what waits.
+    /// Lets a waiting answer continue.
     go: Vec<oneshot::Sender<()>>,
 }
 
-/// All scripted upstreams of one gateway behind one address, told apart by their paths: with an address each, so many
-/// would now and then be met by what another test on this machine still sends to one that it used before.
-struct Stage {
+/// All scripted upstreams of one gateway share one address and differ in their paths. With an address each, a late
+/// request of another test would sometimes reach one of so many reused addresses.
+struct SharedUpstream {
     roles: Arc<Mutex<BTreeMap<String, Role>>>,
     upstream: Upstream,
 }
 
-impl Stage {
+impl SharedUpstream {
     async fn new() -> Self {
         let roles: Arc<Mutex<BTreeMap<String, Role>>> = Arc::default();
         let plays = Arc::clone(&roles);
@@ -216,24 +229,24 @@ impl Stage {
         Self { roles, upstream }
     }
 
-    /// A new upstream.
-    fn scripted(&self, name: &str, does: Does, once: bool) -> Scripted {
+    /// Adds an upstream.
+    fn scripted(&self, name: &str, does: UpstreamDoes, once: bool) -> ScriptedUpstream {
         self.roles.lock().unwrap().insert(name.to_owned(), Role { does, once, seen: Vec::new(), go: Vec::new() });
         let base_url = format!("http://{}/{name}", self.upstream.address);
-        Scripted { name: name.to_owned(), base_url, roles: Arc::clone(&self.roles), unreachable: None }
+        ScriptedUpstream { name: name.to_owned(), base_url, roles: Arc::clone(&self.roles), unreachable: None }
     }
 }
 
 /// One upstream of one case.
-struct Scripted {
+struct ScriptedUpstream {
     name: String,
     base_url: String,
     roles: Arc<Mutex<BTreeMap<String, Role>>>,
-    /// Holds what cannot be reached.
+    /// A listener that cannot be used as an upstream.
     unreachable: Option<JoinHandle<()>>,
 }
 
-impl Drop for Scripted {
+impl Drop for ScriptedUpstream {
     fn drop(&mut self) {
         if let Some(unreachable) = &self.unreachable {
             unreachable.abort();
@@ -241,11 +254,11 @@ impl Drop for Scripted {
     }
 }
 
-impl Scripted {
-    /// Puts something in its place that cannot be reached.
-    async fn unreachable(&mut self, does: Does) {
-        if let Does::NoPort = does {
-            // Bound and never listened on: nobody else gets the port either.
+impl ScriptedUpstream {
+    /// Replaces the upstream with an address that cannot be used.
+    async fn unreachable(&mut self, does: UpstreamDoes) {
+        if let UpstreamDoes::NoPort = does {
+            // Bound and never listened on: no other process gets the port.
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
             self.base_url = format!("http://{}/up", socket.local_addr().unwrap());
@@ -273,7 +286,7 @@ impl Scripted {
         self.role(|role| role.seen.clone())
     }
 
-    /// Lets go what waits.
+    /// Lets waiting answers continue.
     fn go(&self) {
         for go in self.role(|role| std::mem::take(&mut role.go)) {
             let _ = go.send(());
@@ -281,14 +294,14 @@ impl Scripted {
     }
 }
 
-/// The answer of one that fails with a status.
+/// The answer of an upstream that fails with a status.
 fn theirs(head: &str, headers: &str, code: &str) -> (Vec<u8>, Vec<u8>) {
     let body = if head.starts_with("200") { r#"{"id":"resp_first"}"#.to_owned() } else { BAD.replace("CODE", code) };
     let plain = String::from_utf8(json(head, &body)).unwrap();
     (plain.replacen("\r\n", &format!("\r\nx-ratelimit-remaining-requests: 7\r\n{headers}"), 1).into(), body.into())
 }
 
-fn steps(does: Does, waiting: &mut Vec<oneshot::Sender<()>>) -> Vec<Step> {
+fn steps(does: UpstreamDoes, waiting: &mut Vec<oneshot::Sender<()>>) -> Vec<Step> {
     let mut wait = || {
         let (go, gone) = oneshot::channel();
         waiting.push(go);
@@ -296,38 +309,38 @@ fn steps(does: Does, waiting: &mut Vec<oneshot::Sender<()>>) -> Vec<Step> {
     };
     let send = |bytes: &[u8]| Step::Send(bytes.to_vec());
     match does {
-        Does::NoPort | Does::NoTls => Vec::new(),
-        Does::Reset => vec![Step::Reset],
-        Does::Close => vec![Step::Close],
-        Does::Garbage => vec![send(b"\x16\x03 this is not HTTP\r\n\r\n"), Step::Close],
-        Does::Silence => vec![Step::UntilClosed(oneshot::channel().0)],
-        Does::Fails(head, headers, code) => vec![Step::Send(theirs(head, headers, code).0)],
-        Does::Html => vec![Step::Send(answer("200 OK", "text/html", b"<html>log in</html>"))],
-        Does::Empty => vec![Step::Send(json("200 OK", ""))],
-        Does::EmptyStream => vec![send(STREAM), send(LAST_CHUNK)],
-        Does::Breaks => vec![send(STREAM), Step::Close],
-        Does::Slow => vec![send(STREAM), wait(), Step::Send(chunk(COMPLETED)), send(LAST_CHUNK)],
-        Does::EventReset => vec![send(STREAM), Step::Send(chunk(EVENT)), wait(), Step::Reset],
-        Does::EventClose => vec![send(STREAM), Step::Send(chunk(EVENT)), wait(), Step::Close],
-        Does::EventEnd => vec![send(STREAM), Step::Send(chunk(EVENT)), wait(), send(LAST_CHUNK)],
+        UpstreamDoes::NoPort | UpstreamDoes::NoTls => Vec::new(),
+        UpstreamDoes::Reset => vec![Step::Reset],
+        UpstreamDoes::Close => vec![Step::Close],
+        UpstreamDoes::Garbage => vec![send(b"\x16\x03 this is not HTTP\r\n\r\n"), Step::Close],
+        UpstreamDoes::Silence => vec![Step::UntilClosed(oneshot::channel().0)],
+        UpstreamDoes::Fails(head, headers, code) => vec![Step::Send(theirs(head, headers, code).0)],
+        UpstreamDoes::Html => vec![Step::Send(answer("200 OK", "text/html", b"<html>log in</html>"))],
+        UpstreamDoes::Empty => vec![Step::Send(json("200 OK", ""))],
+        UpstreamDoes::EmptyStream => vec![send(STREAM), send(LAST_CHUNK)],
+        UpstreamDoes::Breaks => vec![send(STREAM), Step::Close],
+        UpstreamDoes::Slow => vec![send(STREAM), wait(), Step::Send(chunk(COMPLETED)), send(LAST_CHUNK)],
+        UpstreamDoes::EventReset => vec![send(STREAM), Step::Send(chunk(EVENT)), wait(), Step::Reset],
+        UpstreamDoes::EventClose => vec![send(STREAM), Step::Send(chunk(EVENT)), wait(), Step::Close],
+        UpstreamDoes::EventEnd => vec![send(STREAM), Step::Send(chunk(EVENT)), wait(), send(LAST_CHUNK)],
     }
 }
 
-/// One case, ready.
+/// One case, ready to run.
 struct Case {
     fault: &'static Fault,
     opted: bool,
-    left: Left,
+    left: NextCandidate,
     max: usize,
-    first: Scripted,
-    second: Scripted,
-    /// Of its upstreams and of its model.
+    first: ScriptedUpstream,
+    second: ScriptedUpstream,
+    /// The prefix of the names of its upstreams, and the name of its model.
     name: String,
 }
 
-/// What came of a case.
+/// What happened in a case.
 #[derive(Clone, Debug)]
-struct Found {
+struct Observed {
     got: String,
     first: usize,
     second: usize,
@@ -337,21 +350,26 @@ struct Found {
 }
 
 impl Case {
-    async fn new(stage: &Stage, fault: &'static Fault, (opted, left, max): (bool, Left, usize), nth: usize) -> Self {
+    async fn new(
+        stage: &SharedUpstream,
+        fault: &'static Fault,
+        (opted, left, max): (bool, NextCandidate, usize),
+        nth: usize,
+    ) -> Self {
         let name = format!("c{nth}");
-        let mut first = stage.scripted(&format!("{name}-first"), fault.does, left == Left::Credential);
-        if matches!(fault.does, Does::NoPort | Does::NoTls) {
+        let mut first = stage.scripted(&format!("{name}-first"), fault.does, left == NextCandidate::Credential);
+        if matches!(fault.does, UpstreamDoes::NoPort | UpstreamDoes::NoTls) {
             first.unreachable(fault.does).await;
         }
-        let second = stage.scripted(&format!("{name}-second"), Does::Fails("200 OK", "", ""), false);
+        let second = stage.scripted(&format!("{name}-second"), UpstreamDoes::Fails("200 OK", "", ""), false);
         Self { fault, opted, left, max, first, second, name }
     }
 
-    /// Puts its upstreams and its model into the configuration.
+    /// Adds the upstreams and the model to the configuration.
     fn configure(&self, config: &mut Config) {
         let mut first = upstream(&format!("{}-first", self.name), &self.first.base_url);
         first.credentials = vec![credential("one", "sk-first-one")];
-        if self.left == Left::Credential {
+        if self.left == NextCandidate::Credential {
             first.credentials.push(credential("two", "sk-first-two"));
         }
         let all = FailoverOn { disconnect: true, timeout: true, empty: true };
@@ -360,41 +378,41 @@ impl Case {
         second.credentials = vec![credential("three", "sk-second")];
         let at = config.upstreams.len();
         let mut targets = vec![(at, Some("alpha"))];
-        if self.left == Left::Upstream {
+        if self.left == NextCandidate::Upstream {
             targets.push((at + 1, Some("beta-longer")));
         }
         config.upstreams.extend([first, second]);
         config.models.push(model(&self.name, &targets));
     }
 
-    /// Whether the fault leads to another attempt, if there is one to make.
+    /// Whether the fault causes another attempt, if a candidate is left.
     fn leads(&self) -> bool {
         match self.fault.leads {
-            Leads::Always => true,
-            Leads::Never => false,
-            // The head is held only while another upstream is left.
-            Leads::Empty => self.opted && self.left == Left::Upstream && self.max > 1,
-            Leads::Disconnect | Leads::Timeout => self.opted,
+            FailoverWhen::Always => true,
+            FailoverWhen::Never => false,
+            // The gateway holds the head only while another upstream is left.
+            FailoverWhen::Empty => self.opted && self.left == NextCandidate::Upstream && self.max > 1,
+            FailoverWhen::Disconnect | FailoverWhen::Timeout => self.opted,
         }
     }
 
-    /// Attempts at the first and at the second, and whether the client gets a good answer.
+    /// The expected attempts at the first and at the second upstream, and whether the client gets a good answer.
     fn wanted(&self) -> (usize, usize, bool) {
         let fault = self.fault;
         if !self.leads() || self.max == 1 {
             return (1, 0, false);
         }
         match self.left {
-            Left::Upstream => (1, 1, true),
-            // An upstream that wants to be left alone for long is, with any credential.
-            Left::Credential if fault.name == "503 after 60 s" => (1, 0, false),
-            Left::Credential if !matches!(fault.whose, Whose::Way | Whose::Target) => (2, 0, true),
+            NextCandidate::Upstream => (1, 1, true),
+            // A long Retry-After of an upstream applies to all its credentials.
+            NextCandidate::Credential if fault.name == "503 after 60 s" => (1, 0, false),
+            NextCandidate::Credential if !matches!(fault.whose, FaultyPart::Way | FaultyPart::Target) => (2, 0, true),
             _ if fault.again => (self.max, 0, false),
             _ => (1, 0, false),
         }
     }
 
-    async fn run(self, gateway: Arc<Gateway>) -> (Self, Found) {
+    async fn run(self, gateway: Arc<Gateway>) -> (Self, Observed) {
         let about = format!("{} opted={} left={:?} max={}", self.fault.name, self.opted, self.left, self.max);
         let body = format!(r#"{{"input":"hé","model":"{}","x":[1, 2]}}"#, self.name);
         let mut client = gateway.connect().await;
@@ -402,7 +420,7 @@ impl Case {
         client.post(&body).await;
         let mut answer = client.head().await;
         let head_after = began.elapsed();
-        if matches!(self.fault.does, Does::EventReset | Does::EventClose | Does::EventEnd) {
+        if matches!(self.fault.does, UpstreamDoes::EventReset | UpstreamDoes::EventClose | UpstreamDoes::EventEnd) {
             answer.body = client.chunk().await.unwrap();
         }
         self.first.go();
@@ -424,12 +442,12 @@ impl Case {
                 format!("{}{code}{}", answer.status, if whole { "" } else { ", broken" })
             }
         };
-        (self, Found { got, first, second, retries: 0.0, failovers: 0.0, head_after })
+        (self, Observed { got, first, second, retries: 0.0, failovers: 0.0, head_after })
     }
 
     fn code(&self, answer: &Answer) -> String {
         match self.fault.gets {
-            Gets::Ours(..) => format!(" {}", answer.json()["error"]["code"].as_str().unwrap()),
+            ClientGets::Ours(..) => format!(" {}", answer.json()["error"]["code"].as_str().unwrap()),
             _ => " theirs".to_owned(),
         }
     }
@@ -438,14 +456,14 @@ impl Case {
         if good {
             assert_eq!(answer.status, 200, "{about}: {answer:?}");
             let body = String::from_utf8_lossy(&answer.body);
-            let wanted = if self.left == Left::Upstream { r#"{"id":"resp_first"}"# } else { GOOD };
+            let wanted = if self.left == NextCandidate::Upstream { r#"{"id":"resp_first"}"# } else { GOOD };
             assert_eq!(body, wanted, "{about}");
             return;
         }
         match self.fault.gets {
-            Gets::Ours(status, code) => answer.assert_problem(status, code),
-            Gets::Theirs(status) => {
-                let Does::Fails(head, headers, code) = self.fault.does else { panic!("{about}") };
+            ClientGets::Ours(status, code) => answer.assert_problem(status, code),
+            ClientGets::Theirs(status) => {
+                let UpstreamDoes::Fails(head, headers, code) = self.fault.does else { panic!("{about}") };
                 assert_eq!(answer.status, status, "{about}: {answer:?}");
                 assert_eq!(answer.body, theirs(head, headers, code).1, "{about}");
                 assert_eq!(answer.header("x-ratelimit-remaining-requests"), Some("7"), "{about}");
@@ -454,14 +472,14 @@ impl Case {
                     assert_eq!(answer.header(name), Some(value), "{about}");
                 }
             }
-            Gets::Success(body, whole) => {
+            ClientGets::Success(body, whole) => {
                 assert_eq!((answer.status, answer.whole), (200, whole), "{about}: {answer:?}");
                 assert_eq!(answer.body, body, "{about}");
             }
         }
     }
 
-    /// Who was asked, with what: the credential, the model and every other byte.
+    /// Checks which upstream got which credential, model and other bytes.
     fn check_requests(&self, about: &str, body: &str, one: &[Request], two: &[Request], first: usize) {
         if self.first.unreachable.is_none() {
             assert_eq!(one.len(), first, "{about}: at the first");
@@ -476,48 +494,52 @@ impl Case {
         }
         let keys: Vec<_> = one.iter().map(|request| request.header("authorization").unwrap()).collect();
         match (self.left, keys.as_slice()) {
-            (Left::Credential, [key, other]) => assert_ne!(key, other, "{about}: the same credential again"),
-            (Left::Credential, _) => {}
+            (NextCandidate::Credential, [key, other]) => {
+                assert_ne!(key, other, "{about}: the same credential was used again")
+            }
+            (NextCandidate::Credential, _) => {}
             (_, keys) => assert!(keys.iter().all(|key| *key == "Bearer sk-first-one"), "{about}: {keys:?}"),
         }
     }
 }
 
-/// The connection of a client that got a whole answer serves another request.
+/// After a whole answer, the connection of the client serves another request.
 async fn still_alive(client: &mut Client, whole: bool) {
     if whole {
         assert_eq!(client.get("/v1/models").await.status, 200);
     }
 }
 
-/// Every metric by its whole name.
+/// Every metric by its full name.
 async fn metrics(gateway: &Gateway) -> BTreeMap<String, f64> {
     let text = gateway.metrics_text().await;
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.rsplit_once(' ').unwrap()).map(|(name, n)| (name.to_owned(), n.parse().unwrap())).collect()
 }
 
-/// All cases of one number of attempts. Those that wait in vain for an answer have a gateway of their own, whose time for
-/// that is short; no other depends on how fast this machine is.
-async fn with_attempts(max: usize) -> Vec<(Case, Found)> {
-    // And a thread, as the many cases of the others keep this one busy for long.
+/// Runs all cases with one number of attempts. The cases that wait in vain for an answer have a gateway of their own
+/// with a short timeout. The other cases do not depend on the speed of the machine.
+async fn with_attempts(max: usize) -> Vec<(Case, Observed)> {
+    // And a thread of their own, because the many other cases keep this one busy for long.
     let silent = tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(with_gateway(max, Duration::from_secs(5), |does| matches!(does, Does::Silence)))
+        runtime.block_on(with_gateway(max, Duration::from_secs(5), |does| matches!(does, UpstreamDoes::Silence)))
     });
-    let others = with_gateway(max, Duration::from_secs(600), |does| !matches!(does, Does::Silence)).await;
+    let others = with_gateway(max, Duration::from_secs(600), |does| !matches!(does, UpstreamDoes::Silence)).await;
     let mut silent = silent.await.unwrap();
     silent.extend(others);
     silent.sort_by_key(|(case, _)| case.name[1..].parse::<usize>().unwrap());
     silent
 }
 
-async fn with_gateway(max: usize, upstream_head: Duration, takes: fn(&Does) -> bool) -> Vec<(Case, Found)> {
-    let stage = Stage::new().await;
+async fn with_gateway(max: usize, upstream_head: Duration, takes: fn(&UpstreamDoes) -> bool) -> Vec<(Case, Observed)> {
+    let stage = SharedUpstream::new().await;
     let mut cases = Vec::new();
     for (nth, fault) in FAULTS.iter().enumerate().filter(|(_, fault)| takes(&fault.does)) {
         for (part, opted) in [false, true].into_iter().enumerate() {
-            for (place, left) in [Left::Nobody, Left::Credential, Left::Upstream].into_iter().enumerate() {
+            for (place, left) in
+                [NextCandidate::Nobody, NextCandidate::Credential, NextCandidate::Upstream].into_iter().enumerate()
+            {
                 cases.push(Case::new(&stage, fault, (opted, left, max), nth * 6 + part * 3 + place).await);
             }
         }
@@ -534,7 +556,7 @@ async fn with_gateway(max: usize, upstream_head: Duration, takes: fn(&Does) -> b
     let mut found = Vec::new();
     let mut rest = cases.into_iter();
     loop {
-        // Not all at once: a machine that is too busy knows other faults.
+        // Not all at once: an overloaded machine causes other faults.
         while running.len() < 24
             && let Some(case) = rest.next()
         {
@@ -553,7 +575,7 @@ async fn with_gateway(max: usize, upstream_head: Duration, takes: fn(&Does) -> b
     found
 }
 
-impl Found {
+impl Observed {
     fn check_metrics(&mut self, case: &Case, metrics: &BTreeMap<String, f64>) {
         let Case { fault, opted, left, max, name, .. } = case;
         let about = format!("{} opted={opted} left={left:?} max={max}", fault.name);
@@ -565,14 +587,14 @@ impl Found {
         assert_eq!((of("retries", "second"), of("failovers", "first")), (0.0, 0.0), "{about}");
         assert_eq!(of("retries_denied", "first"), 0.0, "{about}");
         let mut wanted: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-        // What the client got of a success that failed is not known before it is over.
-        let held = fault.leads == Leads::Empty && case.leads();
+        // The result of a success that fails later is only known at its end.
+        let held = fault.leads == FailoverWhen::Empty && case.leads();
         let result = match (held, fault.does) {
-            (true, Does::Breaks) => "upstream_disconnected",
+            (true, UpstreamDoes::Breaks) => "upstream_disconnected",
             (true, _) => "upstream_bad_answer",
             _ => fault.result,
         };
-        let failed = if good && *left == Left::Credential { first - 1 } else { first };
+        let failed = if good && *left == NextCandidate::Credential { first - 1 } else { first };
         *wanted.entry(("first", result)).or_default() += failed as f64;
         *wanted.entry(("first", "2xx")).or_default() += (first - failed) as f64;
         *wanted.entry(("second", "2xx")).or_default() += second as f64;
@@ -590,17 +612,17 @@ impl Found {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_fault_in_every_phase_under_every_policy() {
+async fn every_fault_in_every_phase_under_every_policy_gives_the_expected_answer_and_attempts() {
     let (one, two, three) = tokio::join!(with_attempts(1), with_attempts(2), with_attempts(3));
     let mut table = String::from("| fault | left | opt-in | max_attempts 1 | 2 | 3 |\n|---|---|---|---|---|---|\n");
-    let cell = |found: &Found| format!("{} ({}+{})", found.got, found.first, found.second);
-    let mut lines: Vec<(String, Left, bool, String)> = Vec::new();
+    let cell = |found: &Observed| format!("{} ({}+{})", found.got, found.first, found.second);
+    let mut lines: Vec<(String, NextCandidate, bool, String)> = Vec::new();
     for ((one, two), three) in one.iter().zip(&two).zip(&three) {
         let case = &one.0;
         let cells = [&one.1, &two.1, &three.1].map(cell).join(" | ");
         lines.push((case.fault.name.to_owned(), case.left, case.opted, cells));
     }
-    // Where the opt-in changes nothing, one line says it.
+    // Where the setting changes nothing, one line is printed for both.
     for (name, left, opted, cells) in &lines {
         let twin = lines.iter().find(|line| line.0 == *name && line.1 == *left && line.2 != *opted).unwrap();
         let opt = match (twin.3 == *cells, opted) {
@@ -610,18 +632,18 @@ async fn every_fault_in_every_phase_under_every_policy() {
             (false, false) => "off",
         };
         let left = match left {
-            Left::Nobody => "nobody",
-            Left::Credential => "a credential",
-            Left::Upstream => "an upstream",
+            NextCandidate::Nobody => "nobody",
+            NextCandidate::Credential => "a credential",
+            NextCandidate::Upstream => "an upstream",
         };
         writeln!(table, "| {name} | {left} | {opt} | {cells} |").unwrap();
     }
     let all: Vec<_> = [one, two, three].into_iter().flatten().collect();
     eprintln!("{table}\n(a+b) = requests at the first and at the second upstream; {} cases", all.len());
 
-    // A head is held for as long as a second, and only where the opt-in is on and another upstream is left.
-    for (case, found) in all.iter().filter(|(case, _)| matches!(case.fault.does, Does::Slow)) {
-        let held = case.opted && case.left == Left::Upstream && case.max > 1;
+    // The gateway holds a head for up to a second, and only where the setting is on and another upstream is left.
+    for (case, found) in all.iter().filter(|(case, _)| matches!(case.fault.does, UpstreamDoes::Slow)) {
+        let held = case.opted && case.left == NextCandidate::Upstream && case.max > 1;
         eprintln!(
             "slow: opted={} left={:?} max={}: head after {:?}",
             case.opted, case.left, case.max, found.head_after
@@ -629,7 +651,7 @@ async fn every_fault_in_every_phase_under_every_policy() {
         assert!(!held || found.head_after >= Duration::from_millis(990), "{:?}", found.head_after);
     }
     for (case, found) in all.iter().filter(|(case, _)| case.fault.name == "429 after 1 s") {
-        let waited = case.left == Left::Nobody && case.max > 1;
+        let waited = case.left == NextCandidate::Nobody && case.max > 1;
         let pauses = u32::try_from(case.max - 1).unwrap();
         assert!(!waited || found.head_after >= Duration::from_secs(1) * pauses, "{:?}", found.head_after);
     }

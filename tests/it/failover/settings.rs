@@ -1,4 +1,4 @@
-//! Which answers lead to the next candidate, as an operator sets it for an upstream.
+//! The settings of an upstream that decide which answers cause a failover.
 
 use tidegate::config::{ErrorRule, FaultOwner, Upstream as Settings};
 
@@ -9,7 +9,8 @@ use crate::support::{
 
 const BODY: &str = r#"{"model":"many","input":"hi"}"#;
 
-/// What a client gets whose first upstream answers so and is set so; none = the answer of the second one.
+/// The client's answer if the first upstream answers like this and has these settings; none = the second upstream
+/// answered.
 async fn first_of_two(status: &str, body: &str, set: impl FnOnce(&mut Settings)) -> Option<(u16, Vec<u8>)> {
     let first = Upstream::fixed(json(status, body)).await;
     let mut second = Upstream::fixed(json("200 OK", RESPONSE)).await;
@@ -29,7 +30,7 @@ fn error(code: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_statuses_that_lead_on_are_settable() {
+async fn the_statuses_that_cause_a_failover_are_configurable() {
     for (status, default, set) in [
         ("400 Bad Request", false, false),
         ("404 Not Found", false, true),
@@ -38,7 +39,7 @@ async fn the_statuses_that_lead_on_are_settable() {
         ("429 Too Many Requests", true, false),
         ("500 Oops", true, false),
         ("503 Busy", true, true),
-        // What is certainly about our credential, or about the model, leads on in any case.
+        // An error that is certainly about the credential or the model causes a failover in any case.
         ("401 Unauthorized", true, true),
         ("402 Payment Required", true, true),
     ] {
@@ -57,7 +58,7 @@ async fn the_statuses_that_lead_on_are_settable() {
 }
 
 #[tokio::test]
-async fn codes_and_types_lead_on_where_they_are_named() {
+async fn error_codes_and_types_cause_a_failover_where_the_configuration_names_them() {
     for (status, code) in [("409 Conflict", "other"), ("422 X", "two words"), ("400 Bad Request", "other")] {
         let body = error(code);
         assert!(first_of_two(status, &body, |_| ()).await.is_some(), "{status} {code}");
@@ -71,7 +72,7 @@ async fn codes_and_types_lead_on_where_they_are_named() {
 }
 
 #[tokio::test]
-async fn rules_for_errors_match_status_code_type_and_words() {
+async fn error_rules_match_by_status_code_type_and_words() {
     let any = ErrorRule { status: None, code: None, kind: None, words: Vec::new(), fault: FaultOwner::Credential };
     let top = r#"{"code":"Two Words","message":"It is too late"}"#.to_owned();
     let in_array = format!("[{}]", error("c"));
@@ -105,7 +106,7 @@ async fn rules_for_errors_match_status_code_type_and_words() {
                 assert_eq!(led_on, matching.contains(body), "{name} {fault:?}: {body}");
             }
         }
-        // Of several the first one holds; a request's own fault is the client's, whatever the status.
+        // The first matching rule decides. A fault of the request reaches the client, whatever the status.
         let passes = ErrorRule { fault: FaultOwner::Request, ..rule.clone() };
         let set = |up: &mut Settings| up.error_rules = vec![passes, rule.clone()];
         assert!(first_of_two("418 X", &matching[0], set).await.is_some(), "{name}");

@@ -1,23 +1,23 @@
-//! Requests that profit from one account's prompt cache prefer the same one.
+//! Requests of one conversation prefer one account, because they profit from its prompt cache.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Moody, before, credentials};
+use super::{SwitchableUpstream, before, credentials};
 use crate::support::gateway::{Gateway, KEY, key};
 
 const OTHER_KEY: &str = "sk-another-client-key";
 
-async fn gateway(upstream: &Moody) -> Gateway {
+async fn gateway(upstream: &SwitchableUpstream) -> Gateway {
     before(&[&upstream.upstream], |config| {
         config.upstreams[0].credentials = credentials(&["a", "b", "c", "d"]);
         config.keys.push(key("other", OTHER_KEY));
     })
 }
 
-/// The credentials that so many requests like this go with.
-async fn with(
+/// The credentials that six such requests use.
+async fn credentials_used(
     gateway: &Gateway,
-    upstream: &mut Moody,
+    upstream: &mut SwitchableUpstream,
     client_key: &str,
     headers: &str,
     extra: &str,
@@ -43,49 +43,50 @@ fn only(keys: &BTreeSet<String>) -> String {
 
 #[tokio::test]
 async fn one_conversation_keeps_its_account() {
-    let mut upstream = Moody::new(None).await;
+    let mut upstream = SwitchableUpstream::new(None).await;
     let gateway = gateway(&upstream).await;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let (mut apart, mut same_as_header) = (0, 0);
     for nth in 0..40 {
         let cached = format!(r#","prompt_cache_key":"conversation-{nth}""#);
-        let account = only(&with(&gateway, &mut upstream, KEY, "", &cached).await);
-        // It is no matter of what else the request says.
-        assert_eq!(only(&with(&gateway, &mut upstream, KEY, "session-id: x\r\n", &cached).await), account);
-        let another = only(&with(&gateway, &mut upstream, OTHER_KEY, "", &cached).await);
+        let account = only(&credentials_used(&gateway, &mut upstream, KEY, "", &cached).await);
+        // The other parts of the request do not matter.
+        assert_eq!(only(&credentials_used(&gateway, &mut upstream, KEY, "session-id: x\r\n", &cached).await), account);
+        let another = only(&credentials_used(&gateway, &mut upstream, OTHER_KEY, "", &cached).await);
         apart += usize::from(another != account);
         let session = format!("session-id: session-{nth}\r\n");
-        let of_session = only(&with(&gateway, &mut upstream, KEY, &session, "").await);
+        let of_session = only(&credentials_used(&gateway, &mut upstream, KEY, &session, "").await);
         let both = format!("thread-id: t{nth}\r\n{session}");
-        assert_eq!(only(&with(&gateway, &mut upstream, KEY, &both, "").await), of_session);
+        assert_eq!(only(&credentials_used(&gateway, &mut upstream, KEY, &both, "").await), of_session);
         let same = format!("session-id: conversation-{nth}\r\n");
-        same_as_header += usize::from(only(&with(&gateway, &mut upstream, KEY, &same, "").await) == account);
-        only(&with(&gateway, &mut upstream, KEY, &format!("thread-id: thread-{nth}\r\n"), "").await);
+        same_as_header +=
+            usize::from(only(&credentials_used(&gateway, &mut upstream, KEY, &same, "").await) == account);
+        only(&credentials_used(&gateway, &mut upstream, KEY, &format!("thread-id: thread-{nth}\r\n"), "").await);
         *counts.entry(account).or_default() += 1;
     }
     eprintln!("40 conversations: {counts:?}; with another client key {apart} of them elsewhere");
     assert_eq!(counts.len(), 4, "{counts:?}");
     assert_eq!(same_as_header, 40);
-    // Three of four, give or take; the names are fixed, so this never varies.
+    // About three of four. The names are fixed, so that the number never varies.
     assert!((20..40).contains(&apart), "{apart}");
-    // What says nothing goes everywhere.
-    assert!(with(&gateway, &mut upstream, KEY, "", "").await.len() > 1);
+    // Requests without such a key use several accounts.
+    assert!(credentials_used(&gateway, &mut upstream, KEY, "", "").await.len() > 1);
 }
 
-/// A preference is soft: whoever is out or limited is passed by, and the conversation comes back to its account.
+/// The preference is soft: an ejected or rate-limited account is skipped, and the conversation returns to it later.
 #[tokio::test]
-async fn a_preference_gives_way() {
-    let mut upstream = Moody::new(None).await;
+async fn a_conversation_leaves_an_account_in_cooldown_and_returns_to_it() {
+    let mut upstream = SwitchableUpstream::new(None).await;
     let gateway = gateway(&upstream).await;
     let cached = r#","prompt_cache_key":"c""#;
-    let account = only(&with(&gateway, &mut upstream, KEY, "", cached).await);
+    let account = only(&credentials_used(&gateway, &mut upstream, KEY, "", cached).await);
     let name = *["a", "b", "c", "d"].iter().find(|name| **name == account).unwrap();
-    upstream.is(name, Some(("429 Too Many Requests", "retry-after-ms: 150\r\n")));
-    let meanwhile = with(&gateway, &mut upstream, KEY, "", cached).await;
+    upstream.answer_with(name, Some(("429 Too Many Requests", "retry-after-ms: 150\r\n")));
+    let meanwhile = credentials_used(&gateway, &mut upstream, KEY, "", cached).await;
     assert!(meanwhile.len() >= 2 && meanwhile.contains(&account), "{meanwhile:?}");
-    upstream.is(name, None);
-    crate::support::soon("the account to be asked again", async {
-        while with(&gateway, &mut upstream, KEY, "", cached).await != BTreeSet::from([account.clone()]) {}
+    upstream.answer_with(name, None);
+    crate::support::soon("the conversation to return to its account", async {
+        while credentials_used(&gateway, &mut upstream, KEY, "", cached).await != BTreeSet::from([account.clone()]) {}
     })
     .await;
 }

@@ -1,4 +1,4 @@
-//! Two tenants on shared accounts: nothing that one of them provokes takes an account away from the other.
+//! Two tenants on shared accounts: faults that one tenant provokes take no account away from the other.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, answer, chunk, json as json_answer},
 };
 
-/// The victim and the attacker, as their keys.
+/// The keys of the victim and of the attacker.
 const ALICE: &str = "sk-alice-client-key";
 const MALLORY: &str = "sk-mallory-client-key";
 
-/// A request that the upstream answers badly, and one that it answers well.
+/// A request that the upstream fails, and one that it answers well.
 const EVIL: &str = r#"{"model":"many","input":"EVIL"}"#;
 const GOOD: &str = r#"{"model":"many","input":"hi"}"#;
-/// Refers to the response that [`GOOD`] left behind.
+/// A request that refers to the response of [`GOOD`].
 const FOLLOW_UP: &str = r#"{"model":"many","input":"go on","previous_response_id":"resp_1"}"#;
 
 fn tenants(config: &mut Config) {
@@ -42,7 +42,7 @@ async fn create(gateway: &Gateway, secret: &str, body: &str) -> Answer {
     post(gateway, secret, "/v1/responses", body).await
 }
 
-/// Answers requests that hold `EVIL` with these bytes, and all others well.
+/// An upstream that answers requests that contain `EVIL` with these bytes, and all others well.
 async fn provoked(evil: Vec<u8>) -> Upstream {
     Upstream::scripted(move |request| {
         let is_evil = holds(request, "EVIL");
@@ -63,7 +63,7 @@ fn error(message: &str, kind: &str, code: &serde_json::Value) -> String {
     json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string()
 }
 
-/// Answers that say no to the request and nothing about the credential: status, content type, body.
+/// Errors about the content of a request, not about the credential: status, content type, body.
 fn refusals_of_content() -> Vec<(&'static str, &'static str, String)> {
     const JSON: &str = "application/json";
     let none = serde_json::Value::Null;
@@ -80,7 +80,7 @@ fn refusals_of_content() -> Vec<(&'static str, &'static str, String)> {
         ("403 Forbidden", JSON, String::new()),
         ("403 Forbidden", JSON, "{}".to_owned()),
         ("403 Forbidden", JSON, error("no", "forbidden", &none)),
-        // new-api speaks of the token, and means what this token may ask for.
+        // new-api says "token" and means what this token may use.
         ("403 Forbidden", JSON, error("该令牌无权访问模型 many (request id: 2026)", "new_api_error", &json!(""))),
         ("403 Forbidden", JSON, error("该令牌无权访问任何模型", "new_api_error", &none)),
         ("403 Forbidden", JSON, error("This token has no access to model many", "new_api_error", &none)),
@@ -88,7 +88,7 @@ fn refusals_of_content() -> Vec<(&'static str, &'static str, String)> {
         ("403 Forbidden", JSON, error("Country not supported", "request_forbidden", &json!("unsupported_country_region_territory"))),
         ("403 Forbidden", JSON, error("Project does not have access to model `many`", "invalid_request_error", &json!("model_not_found"))),
         ("403 Forbidden", JSON, r#"{"code":"AccessDenied","message":"Access denied.","request_id":"r"}"#.to_owned()),
-        // A text of the caller's is repeated, which holds the words of a bad key.
+        // The error repeats a text of the caller's that has the words of a bad key.
         ("403 Forbidden", JSON, error("The prompt 'Incorrect API key provided. insufficient balance' is not allowed", "policy", &none)),
         ("400 Bad Request", JSON, error("'Incorrect API key provided' is not one of ['user', 'assistant']", "invalid_request_error", &none)),
         ("400 Bad Request", JSON, error("Unsupported value: 余额不足, invalid api key, quota exceeded", "invalid_request_error", &json!("unsupported_value"))),
@@ -101,7 +101,7 @@ fn refusals_of_content() -> Vec<(&'static str, &'static str, String)> {
 }
 
 #[tokio::test]
-async fn a_refusal_of_content_comes_down_as_it_is_and_harms_nobody() {
+async fn an_error_about_content_reaches_the_client_unchanged_and_ejects_nothing() {
     for (status, media, body) in refusals_of_content() {
         let mut one = provoked(answer(status, media, body.as_bytes())).await;
         let mut other = provoked(answer(status, media, body.as_bytes())).await;
@@ -122,12 +122,12 @@ async fn a_refusal_of_content_comes_down_as_it_is_and_harms_nobody() {
         }
         let follow = create(&gateway, ALICE, FOLLOW_UP).await;
         assert_eq!(follow.status, 200, "{status} {body}: {follow:?}");
-        assert_eq!(one.untaken(), 1, "{status} {body}: somebody else was asked");
+        assert_eq!(one.untaken(), 1, "{status} {body}: another candidate got the request");
         assert_eq!(ejections(&gateway).await, 0.0, "{status} {body}");
     }
 }
 
-/// What relays answer for a model that they do not have: status and body.
+/// Errors of relays for a model that they do not have: status and body.
 fn no_such_model() -> Vec<(&'static str, String)> {
     let none = serde_json::Value::Null;
     let channel = "分组 default 下模型 made-up 无可用渠道（distributor） (request id: 2026)";
@@ -152,9 +152,9 @@ fn no_such_model() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Five requests for made-up names, and many more between those of another tenant.
+/// Requests for invented names, with many requests of another tenant between them.
 #[tokio::test]
-async fn made_up_names_of_models_keep_nobody_out() {
+async fn requests_for_unknown_models_eject_nothing() {
     for (status, body) in no_such_model() {
         let bad = json_answer(status, &body);
         let script = move |request: &Request| {
@@ -174,7 +174,7 @@ async fn made_up_names_of_models_keep_nobody_out() {
                 assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200, "{status} {body}: {nth}");
             }
         }
-        // All of the victim's requests went to the first; the made-up names led to both, once each.
+        // The first upstream served all of the victim's requests. Each invented name was tried once at each upstream.
         let [first, second] = &mut upstreams;
         assert_eq!((first.untaken(), second.untaken()), (1 + 20 + 2 * 15, 20), "{status} {body}");
         assert_eq!(ejections(&gateway).await, 0.0, "{status} {body}");
@@ -182,13 +182,13 @@ async fn made_up_names_of_models_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_missing_here_is_asked_for_at_the_next_target() {
+async fn a_model_that_one_target_does_not_have_fails_over_to_the_next_target() {
     for (status, body) in no_such_model() {
         let mut without = Upstream::fixed(json_answer(status, &body)).await;
         let mut with = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
         let gateway = before(&[&without, &with], |config| {
             tenants(config);
-            // Another credential of the same target is no other target.
+            // A second credential of the same target is no further target.
             config.upstreams[0].credentials = credentials(&["a", "b"]);
         });
         for _ in 0..10 {
@@ -199,9 +199,9 @@ async fn a_model_that_is_missing_here_is_asked_for_at_the_next_target() {
     }
 }
 
-/// Trouble with one model of an account is no trouble with the others.
+/// Faults of one model of an account do not affect its other models.
 #[tokio::test]
-async fn trouble_with_one_model_leaves_the_others_in_service() {
+async fn faults_of_one_model_leave_the_other_models_in_service() {
     for (status, headers) in
         [("500 Oops", ""), ("503 Busy", ""), ("429 Too Many Requests", "retry-after: 100\r\n"), ("429 Slow", "")]
     {
@@ -240,9 +240,9 @@ async fn trouble_with_one_model_leaves_the_others_in_service() {
     }
 }
 
-/// Where several models fail, it is the credential, and where several credentials do, the upstream.
+/// Faults of several models eject the credential; faults of several credentials eject the upstream.
 #[tokio::test]
-async fn trouble_with_several_models_is_the_credentials() {
+async fn faults_of_several_models_eject_the_credential() {
     let mut first = Upstream::scripted(move |request| match super::key(request) {
         "a" => super::bad("500 Oops", ""),
         _ => super::good(),
@@ -267,18 +267,18 @@ async fn trouble_with_several_models_is_the_credentials() {
     for _ in 0..10 {
         assert_eq!(create(&gateway, ALICE, r#"{"model":"four"}"#).await.status, 200);
     }
-    assert_eq!(with_a(first.taken()), 0, "a credential that fails with every model was asked with another one");
+    assert_eq!(with_a(first.taken()), 0, "the failing credential was used for a further model");
 }
 
-/// How an upstream answers badly.
-type Way = Box<dyn Fn() -> Vec<Step> + Send>;
+/// One way for an upstream to fail.
+type Failure = Box<dyn Fn() -> Vec<Step> + Send>;
 
-/// What one key provokes counts once, whatever it provokes and how often.
+/// The faults of one key count once, whatever the faults are and however many.
 #[tokio::test]
-async fn one_key_alone_ejects_nothing_that_others_use() {
+async fn faults_of_one_key_alone_eject_nothing_for_other_keys() {
     let broken = [STREAM, &chunk(b"data: {\"type\":\"response.created\"}\n\n")].concat();
     let bad = |status| super::bad(status, "");
-    let ways: Vec<(&str, Way)> = vec![
+    let ways: Vec<(&str, Failure)> = vec![
         ("500", Box::new(move || bad("500 Oops"))),
         ("503", Box::new(move || bad("503 Busy"))),
         ("408", Box::new(move || bad("408 Request Timeout"))),
@@ -302,7 +302,7 @@ async fn one_key_alone_ejects_nothing_that_others_use() {
                 first.taken();
                 assert_eq!(create(&gateway, ALICE, FOLLOW_UP).await.status, 200, "{name}");
                 assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200, "{name}");
-                assert_eq!(first.untaken(), 2, "{name}: the first was not asked for another key");
+                assert_eq!(first.untaken(), 2, "{name}: the first upstream got no request of the other key");
             }
         }
         second.taken();
@@ -310,9 +310,9 @@ async fn one_key_alone_ejects_nothing_that_others_use() {
     }
 }
 
-/// The other key was here and is idle: the key that meets the faults goes elsewhere, and nobody else does.
+/// The other key is known and idle: only the key with the faults is sent to another upstream.
 #[tokio::test]
-async fn one_key_that_meets_faults_alone_is_led_elsewhere_and_no_other() {
+async fn a_key_with_faults_of_its_own_is_sent_to_another_upstream_alone() {
     let mut first =
         Upstream::scripted(|request| if holds(request, "EVIL") { super::bad("500 Oops", "") } else { super::good() })
             .await;
@@ -323,15 +323,15 @@ async fn one_key_that_meets_faults_alone_is_led_elsewhere_and_no_other() {
     for _ in 0..20 {
         assert_eq!(create(&gateway, MALLORY, EVIL).await.status, 200);
     }
-    assert_eq!(first.untaken(), 5, "faults in a row that shut it for one key");
+    assert_eq!(first.untaken(), 5, "the faults in a row that eject the upstream for one key");
     assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
-    assert_eq!(first.untaken(), 1, "the first was not asked for another key");
+    assert_eq!(first.untaken(), 1, "the first upstream got no request of the other key");
     assert_eq!(ejections(&gateway).await, 0.0);
 }
 
-/// A request that fails wherever it is asked is the request's fault in all but one place.
+/// A request that fails at every upstream counts as a fault of one upstream only.
 #[tokio::test]
-async fn one_request_harms_one_account() {
+async fn a_request_that_fails_everywhere_ejects_at_most_one_upstream() {
     let bad = || super::bad("500 Oops", "");
     let mut upstreams = Vec::new();
     for _ in 0..3 {
@@ -345,15 +345,15 @@ async fn one_request_harms_one_account() {
     for upstream in &mut upstreams {
         assert_eq!(upstream.untaken(), 5);
     }
-    // Of one key alone its faults count; the first of the three took them all.
+    // Only one key sent requests, so that its faults count. The first of the three upstreams got them.
     assert_eq!(ejections(&gateway).await, 1.0);
     assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
     assert_eq!((upstreams[0].untaken(), upstreams[1].untaken()), (0, 1));
 }
 
-/// A 402 may be about what this request would cost.
+/// A 402 may be about the cost of this request.
 #[tokio::test]
-async fn a_402_ejects_only_after_one_of_another_key_or_model() {
+async fn a_402_ejects_only_after_a_402_for_another_key_or_model() {
     let payment = || super::bad("402 Payment Required", "");
     for other in ["key", "model"] {
         let mut first = Upstream::scripted(move |_| payment()).await;
@@ -377,9 +377,9 @@ async fn a_402_ejects_only_after_one_of_another_key_or_model() {
     }
 }
 
-/// Its own state is asked for where it lives, as long as that account may answer.
+/// State is requested from the account that holds it, as long as that account may answer.
 #[tokio::test]
-async fn a_pinned_request_is_the_probe_of_an_account_that_is_out() {
+async fn a_pinned_request_is_the_probe_of_an_ejected_account() {
     for (status, headers) in [
         ("500 Oops", ""),
         ("429 Too Many Requests", "retry-after: 200\r\n"),
@@ -395,37 +395,37 @@ async fn a_pinned_request_is_the_probe_of_an_account_that_is_out() {
             config.health.consecutive_faults = 1;
         });
         assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
-        // The last of them for the 402, which needs two keys.
+        // The attacker's key comes second for the 402, which needs two keys.
         for secret in [ALICE, MALLORY] {
             create(&gateway, secret, EVIL).await;
             let follow = create(&gateway, ALICE, FOLLOW_UP).await;
             assert_eq!(follow.status, 200, "{status}: {follow:?}");
         }
-        // It answered: it is back, and asked first again.
+        // The account answered: it is in service, and comes first again.
         assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200, "{status}");
     }
 }
 
-/// One 401 may be a slip of the provider's; the second one is believed.
+/// One 401 may be an error of the provider's. The second one counts.
 #[tokio::test]
-async fn a_credential_is_refused_for_certain_after_two_proofs() {
-    let refused = super::Moody::new(None).await;
+async fn a_credential_is_refused_for_certain_after_a_second_401() {
+    let refused = super::SwitchableUpstream::new(None).await;
     let second = Upstream::fixed(json_answer("200 OK", RESPONSE)).await;
     let gateway = before(&[&refused.upstream, &second], |config| {
         tenants(config);
         config.health.refused = Duration::from_secs(600);
     });
     assert_eq!(create(&gateway, ALICE, GOOD).await.status, 200);
-    refused.is("", Some(("401 Unauthorized", "")));
+    refused.answer_with("", Some(("401 Unauthorized", "")));
     let follow = async || create(&gateway, ALICE, FOLLOW_UP).await;
     follow().await.assert_final(502, "upstream_auth", true);
-    // Others go elsewhere at once.
+    // Other requests fail over at once.
     assert_eq!(create(&gateway, MALLORY, GOOD).await.status, 200);
     assert_eq!(refused.seen(), 2);
-    // The account of the state is asked once more, and answers: the first 401 is forgotten.
-    refused.is("", None);
+    // The account of the state gets one more request, and answers: the first 401 no longer counts.
+    refused.answer_with("", None);
     assert_eq!(follow().await.status, 200);
-    refused.is("", Some(("401 Unauthorized", "")));
+    refused.answer_with("", Some(("401 Unauthorized", "")));
     for _ in 0..2 {
         follow().await.assert_final(502, "upstream_auth", true);
     }
@@ -437,7 +437,7 @@ async fn a_credential_is_refused_for_certain_after_two_proofs() {
     assert_eq!(refused.seen(), 5);
 }
 
-/// How a success ends that is not as it should be: its head and body, and whether that is a fault.
+/// Unusual ends of a success: name, head and body, and whether the end is a fault.
 fn ends() -> Vec<(&'static str, Vec<u8>, bool)> {
     let whole = |media: &str, body: &str| answer("200 OK", media, body.as_bytes());
     let stream = |body: &str| [STREAM, &chunk(body.as_bytes()), LAST_CHUNK].concat();

@@ -1,5 +1,5 @@
-//! A gateway is killed under load, again and again, and with trouble of other kinds. Then its ledger is compared with what
-//! its upstreams got and what its clients got.
+//! A gateway is killed under load many times, together with other faults. Then its ledger is compared with the requests
+//! of its upstreams and the answers of its clients.
 
 use std::{
     collections::BTreeSet,
@@ -14,70 +14,73 @@ use std::{
 use serde::Deserialize;
 use tempfile::TempDir;
 use tidegate::{
-    domain::{chance::Dice, spending::Spender},
+    concurrent::random_source::RandomSource,
+    domain::spending::Spender,
     store::sql::{Database, DatabaseLocation, FILE},
 };
 use tokio::time::Instant;
 
 use super::{
+    command_with_secrets,
+    comparison::{Observed, PRICES, compare, rows, spent},
     load::{Clients, Seen, upstream},
-    truth::{Heard, PRICES, compare, rows, spent},
-    with,
 };
 use crate::support::{process::Process, say, soon};
 
-/// Answers that were whole this long before a kill are in the ledger: 10 ms are promised, and this machine may be busy.
-const SURE: Duration = Duration::from_millis(100);
+/// Rows of answers that were complete this long before a kill are in the ledger. The promise is 10 ms, and the machine
+/// may be busy.
+const CERTAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// What happens beside the kills.
-pub(super) trait Trouble {
-    /// Of the test, for its figures.
+/// The fault that happens in addition to the kills.
+pub(super) trait ExtraFault {
+    /// The name for the printed figures.
     fn name(&self) -> &'static str;
 
-    /// Where the rows are brought; by default to SQLite in the data folder.
+    /// The database of the rows; by default SQLite in the data folder.
     fn place(&self, data: &Path) -> DatabaseLocation {
         DatabaseLocation::Sqlite(data.join(FILE))
     }
 
-    /// What starts a gateway.
+    /// The command that starts a gateway.
     fn command(&self, folder: &Path) -> Command {
-        with(folder, &["serve"])
+        command_with_secrets(folder, &["serve"])
     }
 
-    /// Before anything else: the data folder is not there yet.
+    /// Runs first, before the data folder exists.
     async fn prepare(&mut self, _data: &Path) {}
 
     /// A gateway was started, and may not be ready yet.
     fn started(&mut self, _process: &Process) {}
 
-    /// What happens in a round, until the gateway is killed.
-    async fn round(&mut self, _number: u32, _process: &mut Process, _clients: &Clients, dice: &Dice) {
-        some_time(dice).await;
+    /// The events of a round, until the gateway is killed.
+    async fn round(&mut self, _number: u32, _process: &mut Process, _clients: &Clients, random: &RandomSource) {
+        some_time(random).await;
     }
 
-    /// Settlements that were made [`SURE`] before this moment are in the journal, with a kill at this one.
+    /// With a kill at this moment, settlements that are older than [`CERTAIN_AFTER`] at the returned moment are in the
+    /// journal.
     fn settled_until(&self, killed: Instant) -> Instant {
         killed
     }
 
-    /// Whether requests may be refused because of the ledger, and a record of such a one may stay.
+    /// Whether the ledger may cause refusals, and whether the record of a refused request may stay.
     fn refusals(&self) -> (bool, bool) {
         (false, false)
     }
 
-    /// Before the last gateway is started, which is not killed.
+    /// Runs before the last gateway starts, which is not killed.
     fn last(&mut self) {}
 
-    /// What happens to the last gateway. Everything is as it should be after it.
-    async fn last_round(&mut self, _process: &Process, _dice: &Dice) {}
+    /// The events of the last gateway. After them, everything works.
+    async fn last_round(&mut self, _process: &Process, _dice: &RandomSource) {}
 }
 
-/// A moment at random: nothing is waited for.
-pub(super) async fn some_time(dice: &Dice) {
-    tokio::time::sleep(Duration::from_secs_f64(0.05 + dice.draw())).await;
+/// Waits for a random time, not for an event.
+pub(super) async fn some_time(random: &RandomSource) {
+    tokio::time::sleep(Duration::from_secs_f64(0.05 + random.draw())).await;
 }
 
-/// Two upstreams, of which `pair` is asked of both; two keys with a group and budgets that are never spent.
+/// Two upstreams, of which the model `pair` uses both; two keys with a group and with budgets that are never used up.
 pub(super) fn settings(folder: &Path, workers: usize, one: &str, two: &str) {
     let mut text = format!(
         r#"
@@ -132,11 +135,11 @@ fn journal(data: &Path) -> Vec<PathBuf> {
     files.map(|file| file.unwrap().path()).filter(|path| path.extension().unwrap() == "journal").collect()
 }
 
-/// Kills a gateway under load so many times and compares its ledger with what upstreams and clients got. Then reads all of
-/// the journals again, which changes nothing.
-pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
+/// Kills a gateway under load this many times, and compares its ledger with the upstreams' requests and the clients'
+/// answers. Then the gateway reads all journals again, which must change nothing.
+pub(super) async fn kill_and_compare(times: u32, trouble: impl ExtraFault) {
     let folder = TempDir::new().unwrap();
-    // What it has in the folder goes first.
+    // The mounted disk is dropped before its folder.
     let mut trouble = trouble;
     let data = folder.path().join("data");
     let seen = Arc::<Seen>::default();
@@ -146,18 +149,18 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     if let DatabaseLocation::Postgres { url, .. } = trouble.place(&data) {
         append(folder.path(), &format!("[store]\nurl = \"{url}\"\n"));
     }
-    let (clients, dice) = (Arc::<Clients>::default(), Dice::seeded(times.into()));
+    let (clients, random) = (Arc::<Clients>::default(), RandomSource::seeded(times.into()));
     let (mut sure, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    // Answers that were whole so long before a kill that they may be in the ledger or not.
+    // Answers that were complete so shortly before a kill that their rows may be missing.
     let mut young = Vec::new();
     let copies = folder.path().join("copies");
     fs::create_dir(&copies).unwrap();
     for time in 0..times {
-        if dice.draw() < 0.2 {
-            // Killed while it starts, or reads what the one before left.
+        if random.draw() < 0.2 {
+            // Some gateways are killed while they start, or while they read the earlier journal.
             let mut process = Process::start(&mut trouble.command(folder.path()));
             trouble.started(&process);
-            tokio::time::sleep(Duration::from_secs_f64(dice.draw() * 0.3)).await;
+            tokio::time::sleep(Duration::from_secs_f64(random.draw() * 0.3)).await;
             process.signal("KILL");
             process.exit();
         }
@@ -165,7 +168,7 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
         trouble.started(&process);
         let address = process.ready();
         let calling = tokio::spawn(Arc::clone(&clients).call(address));
-        trouble.round(time, &mut process, &clients, &dice).await;
+        trouble.round(time, &mut process, &clients, &random).await;
         let killed = Instant::now();
         process.signal("KILL");
         process.exit();
@@ -178,25 +181,25 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
         let settled = trouble.settled_until(killed);
         for (number, at) in answers.whole {
             match settled.saturating_duration_since(at) {
-                age if age > SURE => drop(sure.insert(number)),
+                age if age > CERTAIN_AFTER => drop(sure.insert(number)),
                 age => young.push((number, age)),
             }
         }
         refused.extend(answers.refused);
         for path in journal(&data) {
-            // Behind all of its own, so that it is read once more after everything.
+            // A number behind all others, so that the gateway reads this file again at the end.
             fs::copy(&path, copies.join(format!("9{time:02}{}", path.file_name().unwrap().to_str().unwrap()))).unwrap();
         }
     }
-    // One that is not killed: nothing of its journal is read a second time, and what it counts by itself is compared as well.
+    // The last gateway is not killed. It reads none of its own journal again, and its counters are compared as well.
     trouble.last();
     let mut process = Process::start(&mut trouble.command(folder.path()));
     trouble.started(&process);
     let address = process.ready();
-    tokio::join!(clients.call_some(address, 300), trouble.last_round(&process, &dice));
-    // With everything as it should be.
+    tokio::join!(clients.call_some(address, 300), trouble.last_round(&process, &random));
+    // All faults are over.
     clients.call_some(address, 64).await;
-    ends(process, &data);
+    shut_down(process, &data);
     let answers = clients.take();
     assert!(answers.wrong.is_empty() && answers.broken.is_empty(), "{answers:?}");
     assert!(trouble.refusals().0 || answers.refused.is_empty(), "refused: {:?}", answers.refused);
@@ -204,54 +207,54 @@ pub(super) async fn kill_and_compare(times: u32, trouble: impl Trouble) {
     refused.extend(answers.refused);
     let place = trouble.place(&data);
     let found = rows(&place).await;
-    let heard = Heard { seen: seen.all(), sure, refused, refused_may_stay: trouble.refusals().1 };
+    let heard = Observed { seen: seen.all(), sure, refused, refused_may_stay: trouble.refusals().1 };
     let figures = compare(&found, &heard);
     let sums = compare_sums(&place, &data, &found).await;
     let interrupted: BTreeSet<_> =
-        found.iter().filter(|row| row.state == "interrupted").map(super::truth::Row::number).collect();
+        found.iter().filter(|row| row.state == "interrupted").map(super::comparison::Row::number).collect();
     let lost = young.iter().filter(|(number, _)| interrupted.contains(number)).map(|(_, age)| *age);
     let lost = format!(
-        "of {} answers that were whole in the last {SURE:?} before a kill {} are interrupted, the oldest was whole {:?} before",
+        "of {} answers that were complete in the last {CERTAIN_AFTER:?} before a kill, {} are interrupted; the oldest was complete {:?} before",
         young.len(),
         lost.clone().count(),
         lost.max().unwrap_or_default(),
     );
     let line = format!("{}: {times} kills, {figures}; {lost}; {sums}", trouble.name());
-    // The tests of many kills are run for their figures.
+    // Tests with many kills are run for their figures.
     if times >= 20 {
         say(&line)
     } else {
         eprintln!("{line}")
     }
-    // All of it again.
+    // Reads all journals again.
     for file in fs::read_dir(&copies).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), data.join("journal").join(file.file_name())).unwrap();
     }
     let mut process = Process::start(&mut trouble.command(folder.path()));
     process.ready();
-    ends(process, &data);
+    shut_down(process, &data);
     assert_eq!(rows(&place).await, found, "a second replay changed something");
     compare_sums(&place, &data, &found).await;
 }
 
-/// Ends a gateway in order.
-fn ends(mut process: Process, data: &Path) {
+/// Shuts a gateway down gracefully.
+fn shut_down(mut process: Process, data: &Path) {
     process.signal("INT");
     assert_eq!(process.exit(), Some(0));
-    assert_eq!(journal(data), Vec::<PathBuf>::new(), "something of the journal is left");
+    assert_eq!(journal(data), Vec::<PathBuf>::new(), "a part of the journal is left");
 }
 
-/// Of the file in which a gateway keeps what was spent.
+/// The part of the snapshot of the counters that the test reads.
 #[derive(Deserialize)]
-struct Counted {
+struct CounterSnapshot {
     name: String,
     spent: u64,
 }
 
-/// What was spent is the sum of the rows: as the database is asked for it, and as the gateway counts it.
-pub(super) async fn compare_sums(place: &DatabaseLocation, data: &Path, found: &[super::truth::Row]) -> String {
-    let counted: Vec<Counted> = serde_json::from_slice(&fs::read(data.join("budgets.json")).unwrap()).unwrap();
+/// Compares the spend of the rows with the database's sums and with the gateway's counters.
+pub(super) async fn compare_sums(place: &DatabaseLocation, data: &Path, found: &[super::comparison::Row]) -> String {
+    let counted: Vec<CounterSnapshot> = serde_json::from_slice(&fs::read(data.join("budgets.json")).unwrap()).unwrap();
     let mut database = Database::open_to_read(place).await.unwrap();
     for (spender, name, key) in
         [(Spender::Key, "a", Some("a")), (Spender::Key, "b", Some("b")), (Spender::Group, "team", None)]
@@ -265,9 +268,9 @@ pub(super) async fn compare_sums(place: &DatabaseLocation, data: &Path, found: &
     format!("{} nano-CNY spent", spent(found, None))
 }
 
-struct Nothing;
+struct NoExtraFault;
 
-impl Trouble for Nothing {
+impl ExtraFault for NoExtraFault {
     fn name(&self) -> &'static str {
         "kills alone"
     }
@@ -275,11 +278,11 @@ impl Trouble for Nothing {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_has_one_row_after_five_kills() {
-    kill_and_compare(5, Nothing).await;
+    kill_and_compare(5, NoExtraFault).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes half a minute"]
 async fn every_request_has_one_row_after_twenty_kills() {
-    kill_and_compare(20, Nothing).await;
+    kill_and_compare(20, NoExtraFault).await;
 }

@@ -25,33 +25,33 @@ use crate::support::{
     upstream::{LAST_CHUNK, Request, STREAM, Step, Upstream, chunk, json},
 };
 
-/// That of every third request where there is load.
+/// The key of every third request of the load.
 pub(super) const OTHER_KEY: &str = "sk-test-another-client-key";
 
-/// A body whose length tells which request it is of: the ledger knows nothing else of it.
+/// A body whose length tells the number of its request. The ledger knows nothing else of a request.
 pub(super) fn body(model: &str, number: usize) -> String {
     let begin = format!(r#"{{"model":"{model}","number":{number},"pad":""#);
     let length = LENGTH + number;
     format!("{begin}{}\"}}", "x".repeat(length - begin.len() - 2))
 }
 
-/// Of the body of request 0.
+/// The length of the body of request 0.
 pub(super) const LENGTH: usize = 100;
 
-/// What is answered to a request, by its number.
+/// The behaviour for a request, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Json,
     Stream,
-    /// A stream that takes its time.
+    /// A stream with pauses.
     Slow,
-    /// The client leaves in the middle.
+    /// The client leaves in the middle of the answer.
     Leaves,
-    /// The client closes its connection as soon as it has sent its request: it may still be there, and is served.
+    /// The client closes its connection right after its request. The request may still be served.
     Flees,
     /// The first upstream fails.
     Failover,
-    /// There is no answer, until the gateway is killed.
+    /// The upstream never answers before the kill.
     Hangs,
 }
 
@@ -67,12 +67,12 @@ pub(super) fn kind(number: usize) -> Kind {
     }
 }
 
-/// Whose request it is.
+/// The key of a request.
 pub(super) fn key(number: usize) -> &'static str {
     if number.is_multiple_of(3) { "b" } else { "a" }
 }
 
-/// What an upstream says that a request used: input, cached, output, reasoning.
+/// The usage that an upstream reports for a request: input, cached, output, reasoning.
 pub(super) fn tokens(number: usize) -> [i64; 4] {
     let number = i64::try_from(number).unwrap();
     [number + 1, number / 3, 2 * number + 1, number / 2]
@@ -85,7 +85,7 @@ pub(super) fn usage(number: usize) -> String {
     )
 }
 
-/// The requests that reached an upstream, by its name.
+/// The requests that reached each upstream.
 #[derive(Debug, Default)]
 pub(super) struct Seen(Mutex<Vec<(&'static str, usize)>>);
 
@@ -94,13 +94,13 @@ impl Seen {
         self.0.lock().unwrap().clone()
     }
 
-    /// The numbers alone.
+    /// The numbers of these requests.
     pub(super) fn numbers(&self) -> BTreeSet<usize> {
         self.0.lock().unwrap().iter().map(|(_, number)| *number).collect()
     }
 }
 
-/// An upstream that notes every request that it gets, before it answers. `one` fails where the other one shall be asked.
+/// An upstream that notes each request before it answers. `one` fails where a failover to `two` is due.
 pub(super) async fn upstream(seen: &Arc<Seen>, name: &'static str) -> Upstream {
     let seen = Arc::clone(seen);
     Upstream::scripted(move |request: &Request| {
@@ -120,7 +120,7 @@ pub(super) async fn upstream(seen: &Arc<Seen>, name: &'static str) -> Upstream {
                 let pause = Duration::from_millis(20 + number as u64 % 50);
                 tokio::spawn(async move {
                     tokio::time::sleep(pause).await;
-                    // Who waits for it may be gone.
+                    // The test that waits for it may be over.
                     let _ = go.send(());
                 });
                 let (begin, rest) = ([STREAM, &first].concat(), [&last, LAST_CHUNK].concat());
@@ -133,7 +133,7 @@ pub(super) async fn upstream(seen: &Arc<Seen>, name: &'static str) -> Upstream {
     .await
 }
 
-/// What a client got, as far as it waited for it; none where the connection broke before all of it was here.
+/// The answer of a client, as far as the client waits; none if the connection broke before the end.
 pub(super) async fn answer(address: SocketAddr, number: usize) -> Option<String> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let model = if kind(number) == Kind::Failover { "pair" } else { "smart" };
@@ -150,7 +150,7 @@ pub(super) async fn answer(address: SocketAddr, number: usize) -> Option<String>
     let mut answer = Vec::new();
     while stream.read_buf(&mut answer).await.ok()? > 0 {
         if kind(number) == Kind::Leaves && answer.windows(8).any(|bytes| bytes == b"response") {
-            // Sooner, the end of the connection would belong to the request, and the client would still be served.
+            // An earlier end of the connection would belong to the request, which would then be served.
             tokio::time::sleep(LEAVES_AFTER).await;
             return None;
         }
@@ -158,16 +158,16 @@ pub(super) async fn answer(address: SocketAddr, number: usize) -> Option<String>
     Some(String::from_utf8(answer).unwrap())
 }
 
-/// What clients got.
+/// The answers of the clients.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// Whole ones, with the moment.
+    /// Complete answers, each with its moment.
     pub(super) whole: BTreeMap<usize, Instant>,
-    /// Those that were told that the ledger cannot be written.
+    /// Requests that were refused because the ledger cannot be written.
     pub(super) refused: BTreeSet<usize>,
-    /// Those whose connection broke, with the moment.
+    /// Requests whose connection broke, each with its moment.
     pub(super) broken: Vec<(usize, Instant)>,
-    /// Anything else.
+    /// All other answers.
     pub(super) wrong: Vec<String>,
 }
 
@@ -190,7 +190,7 @@ impl Answers {
     }
 }
 
-/// Clients of a gateway that is killed and started again.
+/// The clients of a gateway that is killed and started again.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     next: AtomicUsize,
@@ -198,7 +198,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// What they got since this was asked last.
+    /// The answers since the last call.
     pub(super) fn take(&self) -> Answers {
         std::mem::take(&mut *self.answers())
     }
@@ -207,17 +207,17 @@ impl Clients {
         self.answers.lock().unwrap()
     }
 
-    /// How many were told that the ledger cannot be written, of late.
+    /// The number of requests since the last call that were refused because of the ledger.
     pub(super) fn refused(&self) -> usize {
         self.answers().refused.len()
     }
 
-    /// How many got a whole answer, of late.
+    /// The number of complete answers since the last call.
     pub(super) fn served(&self) -> usize {
         self.answers().whole.len()
     }
 
-    /// So many calls, one after the other; none that hangs.
+    /// Sends this many requests one after the other, and none that hangs.
     pub(super) async fn call_some(&self, address: SocketAddr, count: usize) {
         for _ in 0..count {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -228,7 +228,7 @@ impl Clients {
         }
     }
 
-    /// Calls that come one after the other from many clients, until the gateway is gone.
+    /// Sends requests from many clients, one after the other each, until the gateway is gone.
     pub(super) async fn call(self: Arc<Self>, address: SocketAddr) {
         let mut clients = JoinSet::new();
         for _ in 0..12 {

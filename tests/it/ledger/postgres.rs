@@ -1,12 +1,12 @@
-//! Kills, and a PostgreSQL that is away in the middle, also while the gateway starts.
+//! Kills of the gateway, while PostgreSQL becomes unavailable, also during a start of the gateway.
 
 use std::{fs, path::Path, sync::Arc};
 
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tidegate::{
+    concurrent::random_source::RandomSource,
     domain::{
-        chance::Dice,
         id::RequestId,
         ledger::{Row, UsageState},
         money::Currency,
@@ -17,42 +17,42 @@ use tidegate::{
 };
 
 use super::{
-    kills::{Trouble, append, compare_sums, kill_and_compare, settings, some_time},
+    command_with_secrets,
+    comparison::rows,
+    kills::{ExtraFault, append, compare_sums, kill_and_compare, settings, some_time},
     load::{Clients, Seen, answer, upstream},
-    truth::rows,
-    with,
 };
 use crate::support::{
     database::{Postgres, until},
     process::Process,
 };
 
-/// How it is away.
+/// The way in which PostgreSQL becomes unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+enum Outage {
     Stopped,
     Killed,
-    /// It stands still: connections stay, and nothing answers.
+    /// PostgreSQL hangs: connections stay open, and no query is answered.
     Paused,
-    /// Others have all of its connections.
+    /// Other clients take all connections.
     Exhausted,
 }
 
-struct Away {
+struct PostgresOutage {
     postgres: Postgres,
-    how: How,
+    how: Outage,
     is_away: bool,
-    /// Connections of others.
+    /// The connections of the other clients.
     taken: Vec<PgConnection>,
-    /// Rounds that began without it.
+    /// The number of rounds that began without PostgreSQL.
     began_without: u32,
 }
 
-/// What a gateway connects as: no superuser, for whom some connections are kept.
+/// The gateway's role: no superuser, because PostgreSQL reserves some connections for superusers.
 const USER: &str = "gateway@";
 
-impl Away {
-    async fn new(how: How) -> Self {
+impl PostgresOutage {
+    async fn new(how: Outage) -> Self {
         let postgres = Postgres::start().await;
         postgres.execute("CREATE ROLE gateway LOGIN").await;
         postgres.execute("GRANT ALL ON SCHEMA public TO gateway").await;
@@ -63,12 +63,12 @@ impl Away {
         self.postgres.url().replace("tidegate@", USER)
     }
 
-    async fn goes(&mut self) {
+    async fn begin(&mut self) {
         match self.how {
-            How::Stopped => self.postgres.stop(),
-            How::Killed => self.postgres.kill(),
-            How::Paused => self.postgres.pause(),
-            How::Exhausted => self.exhaust().await,
+            Outage::Stopped => self.postgres.stop(),
+            Outage::Killed => self.postgres.kill(),
+            Outage::Paused => self.postgres.pause(),
+            Outage::Exhausted => self.exhaust().await,
         }
         self.is_away = true;
     }
@@ -89,11 +89,11 @@ impl Away {
         assert!(self.taken.len() > 5, "{} connections", self.taken.len());
     }
 
-    async fn returns(&mut self) {
+    async fn end(&mut self) {
         match self.how {
-            How::Stopped | How::Killed => self.postgres.run().await,
-            How::Paused => self.postgres.go_on(),
-            How::Exhausted => {
+            Outage::Stopped | Outage::Killed => self.postgres.run().await,
+            Outage::Paused => self.postgres.go_on(),
+            Outage::Exhausted => {
                 for connection in self.taken.drain(..) {
                     connection.close().await.unwrap();
                 }
@@ -103,13 +103,13 @@ impl Away {
     }
 }
 
-impl Trouble for Away {
+impl ExtraFault for PostgresOutage {
     fn name(&self) -> &'static str {
         match self.how {
-            How::Stopped => "PostgreSQL stopped",
-            How::Killed => "PostgreSQL killed",
-            How::Paused => "PostgreSQL paused",
-            How::Exhausted => "PostgreSQL without connections",
+            Outage::Stopped => "PostgreSQL stopped",
+            Outage::Killed => "PostgreSQL killed",
+            Outage::Paused => "PostgreSQL paused",
+            Outage::Exhausted => "PostgreSQL without connections",
         }
     }
 
@@ -117,84 +117,84 @@ impl Trouble for Away {
         DatabaseLocation::Postgres { url: self.url().into(), password: None }
     }
 
-    async fn round(&mut self, number: u32, process: &mut Process, _clients: &Clients, dice: &Dice) {
-        some_time(dice).await;
+    async fn round(&mut self, number: u32, process: &mut Process, _clients: &Clients, random: &RandomSource) {
+        some_time(random).await;
         if self.is_away {
             self.began_without += 1;
-            if number == 1 || dice.draw() < 0.6 {
-                self.returns().await;
-                some_time(dice).await;
+            if number == 1 || random.draw() < 0.6 {
+                self.end().await;
+                some_time(random).await;
             }
         } else {
-            self.goes().await;
-            if self.how != How::Paused {
-                // One that stands still is found out after 5 s.
+            self.begin().await;
+            if self.how != Outage::Paused {
+                // The gateway needs 5 s to find that PostgreSQL hangs.
                 process.logged("the ledger database cannot be written");
             }
-            some_time(dice).await;
-            if number > 1 && dice.draw() < 0.4 {
-                self.returns().await;
+            some_time(random).await;
+            if number > 1 && random.draw() < 0.4 {
+                self.end().await;
             }
         }
     }
 
-    async fn last_round(&mut self, _process: &Process, dice: &Dice) {
+    async fn last_round(&mut self, _process: &Process, random: &RandomSource) {
         assert!(self.began_without > 0);
         if !self.is_away {
-            some_time(dice).await;
-            self.goes().await;
+            some_time(random).await;
+            self.begin().await;
         }
-        some_time(dice).await;
-        self.returns().await;
+        some_time(random).await;
+        self.end().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_has_one_row_after_two_kills_and_a_stop_of_postgresql() {
-    kill_and_compare(2, Away::new(How::Stopped).await).await;
+    kill_and_compare(2, PostgresOutage::new(Outage::Stopped).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_request_has_one_row_after_two_kills_and_one_of_postgresql() {
-    kill_and_compare(2, Away::new(How::Killed).await).await;
+async fn every_request_has_one_row_after_two_kills_and_a_kill_of_postgresql() {
+    kill_and_compare(2, PostgresOutage::new(Outage::Killed).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_has_one_row_after_two_kills_and_a_pause_of_postgresql() {
-    kill_and_compare(2, Away::new(How::Paused).await).await;
+    kill_and_compare(2, PostgresOutage::new(Outage::Paused).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_has_one_row_after_two_kills_and_without_connections_to_postgresql() {
-    kill_and_compare(2, Away::new(How::Exhausted).await).await;
+    kill_and_compare(2, PostgresOutage::new(Outage::Exhausted).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute"]
 async fn every_request_has_one_row_after_twenty_kills_and_stops_of_postgresql() {
-    kill_and_compare(20, Away::new(How::Stopped).await).await;
+    kill_and_compare(20, PostgresOutage::new(Outage::Stopped).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute"]
-async fn every_request_has_one_row_after_twenty_kills_and_those_of_postgresql() {
-    kill_and_compare(20, Away::new(How::Killed).await).await;
+async fn every_request_has_one_row_after_twenty_kills_and_kills_of_postgresql() {
+    kill_and_compare(20, PostgresOutage::new(Outage::Killed).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes two minutes"]
 async fn every_request_has_one_row_after_twenty_kills_and_pauses_of_postgresql() {
-    kill_and_compare(20, Away::new(How::Paused).await).await;
+    kill_and_compare(20, PostgresOutage::new(Outage::Paused).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute"]
 async fn every_request_has_one_row_after_twenty_kills_and_without_connections_to_postgresql() {
-    kill_and_compare(20, Away::new(How::Exhausted).await).await;
+    kill_and_compare(20, PostgresOutage::new(Outage::Exhausted).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_whose_data_folder_is_lost_goes_on_with_what_the_database_knows() {
+async fn a_replica_that_lost_its_data_folder_continues_with_the_rows_of_the_database() {
     let (folder, postgres, seen) = (TempDir::new().unwrap(), Postgres::start().await, Arc::<Seen>::default());
     let (one, two) = (upstream(&seen, "one").await, upstream(&seen, "two").await);
     settings(folder.path(), 1, &one.base_url(), &two.base_url());
@@ -202,7 +202,7 @@ async fn a_replica_whose_data_folder_is_lost_goes_on_with_what_the_database_know
     let data = folder.path().join("data");
     let count = async || if seen.all().is_empty() { 0 } else { rows(&postgres.place()).await.len() };
 
-    let mut process = Process::start(&mut with(folder.path(), &["serve"]));
+    let mut process = Process::start(&mut command_with_secrets(folder.path(), &["serve"]));
     let address = process.ready();
     for number in 0..6 {
         assert!(answer(address, number).await.is_some_and(|text| text.starts_with("HTTP/1.1 200")));
@@ -211,7 +211,7 @@ async fn a_replica_whose_data_folder_is_lost_goes_on_with_what_the_database_know
     process.signal("KILL");
     process.exit();
     fs::remove_dir_all(&data).unwrap();
-    // It was under way there, and nobody is left to say what became of it.
+    // A row of a lost data folder that was open when the folder was lost: no process is left that could settle it.
     let mut outcome = Outcome::new(RequestId::from_bytes([0; 16]));
     outcome.bytes_up = 100;
     outcome.price = Some(Price { per_call: 7, ..Price::free(Currency::Cny) }.into());
@@ -219,7 +219,7 @@ async fn a_replica_whose_data_folder_is_lost_goes_on_with_what_the_database_know
     let mut database = Database::open(&postgres.place()).await.unwrap();
     assert_eq!(database.store("lost", &[open]).await.unwrap(), [(UsageState::Open, 1)]);
 
-    let mut process = Process::start(&mut with(folder.path(), &["serve"]));
+    let mut process = Process::start(&mut command_with_secrets(folder.path(), &["serve"]));
     let address = process.ready();
     for number in 6..9 {
         assert!(answer(address, number).await.is_some_and(|text| text.starts_with("HTTP/1.1 200")));

@@ -1,4 +1,4 @@
-//! Alerts: posted to a receiver that fails first, signed, and never in the way of a request.
+//! Alerts are posted with a signature and with retries, and never delay a request.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, Request, STREAM, Step, Upstream, chunk, json},
 };
 
-const SECRET: &str = "alert-secret-0123456789";
+pub(super) const SECRET: &str = "alert-secret-0123456789";
 
 fn serve_with_alerts(folder: &Path) -> Process {
     let mut command = tidegate(folder);
@@ -39,8 +39,8 @@ async fn create(address: std::net::SocketAddr) -> u16 {
     client.answer().await.status
 }
 
-/// What an alert says, if its signature is right.
-fn verified(request: &Request) -> Value {
+/// The alert of a request, after a check of its signature.
+pub(super) fn verified(request: &Request) -> Value {
     use hmac::{Hmac, KeyInit, Mac};
     assert_eq!((request.header("content-type"), &*request.line), (Some("application/json"), "POST /hook?a=b HTTP/1.1"));
     let time = request.header("x-tidegate-timestamp").unwrap();
@@ -55,7 +55,7 @@ fn verified(request: &Request) -> Value {
 }
 
 #[tokio::test]
-async fn a_spent_budget_is_told_to_a_receiver_that_fails_first() {
+async fn an_alert_for_a_spent_budget_is_retried_and_delivered_once() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let mut tries = 0;
     let mut receiver = Upstream::scripted(move |_| {
@@ -103,12 +103,12 @@ async fn a_spent_budget_is_told_to_a_receiver_that_fails_first() {
     gateway.exit();
     let log = gateway.everything();
     assert!(!log.contains(SECRET) && !log.contains("/hook"), "{log}");
-    assert_eq!(receiver.untaken(), 0, "each is told once");
+    assert_eq!(receiver.untaken(), 0, "each alert is delivered once");
 }
 
-/// A threshold of a budget is reached once in its window: nothing would raise its alert again.
+/// A budget reaches a threshold once in its window: no later event would raise the alert again.
 #[tokio::test]
-async fn an_alert_of_a_budget_that_was_not_delivered_comes_after_the_next_start() {
+async fn an_undelivered_budget_alert_is_delivered_after_the_next_start() {
     let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;
     let fails = Arc::new(AtomicBool::new(true));
     let failing = Arc::clone(&fails);
@@ -126,7 +126,7 @@ async fn an_alert_of_a_budget_that_was_not_delivered_comes_after_the_next_start(
     }
     let warned = verified(&receiver.request().await);
     assert_eq!(warned["event"], "budget_warning", "{warned}");
-    // Of this one, nothing at all is sent before the end.
+    // Of the second alert, nothing is sent before the shutdown.
     for _ in 0..2 {
         assert_eq!(create(address).await, 200);
     }
@@ -154,12 +154,12 @@ async fn an_alert_of_a_budget_that_was_not_delivered_comes_after_the_next_start(
         gateway.signal("INT");
         assert_eq!(gateway.exit(), Some(0));
     }
-    assert_eq!(receiver.untaken(), 0, "each is told once");
+    assert_eq!(receiver.untaken(), 0, "each alert is delivered once");
 }
 
-/// All else that still holds is seen again.
+/// Conditions other than budgets raise their alert again, if they still hold.
 #[tokio::test]
-async fn a_credential_that_is_still_refused_is_told_again_after_a_start() {
+async fn a_credential_that_is_still_refused_raises_its_alert_again_after_a_start() {
     let refused = r#"{"error":{"message":"Insufficient balance","code":"insufficient_quota"}}"#;
     let upstream = Upstream::fixed(json("402 Payment Required", refused)).await;
     let mut receiver = Upstream::fixed(json("204 No Content", "")).await;
@@ -185,7 +185,7 @@ async fn a_credential_that_is_still_refused_is_told_again_after_a_start() {
 }
 
 #[tokio::test]
-async fn a_refused_credential_is_told_and_a_receiver_that_hangs_is_in_nobodys_way() {
+async fn a_refused_credential_raises_an_alert_and_a_hanging_receiver_delays_nothing() {
     let upstream = Upstream::fixed(json(
         "402 Payment Required",
         r#"{"error":{"message":"Insufficient balance","code":"insufficient_quota"}}"#,
@@ -211,16 +211,16 @@ async fn a_refused_credential_is_told_and_a_receiver_that_hangs_is_in_nobodys_wa
     .await;
     assert_eq!(alert["event"], "credential_refused", "{alert}");
     assert_eq!(alert["subject"], "credential UP_KEY of the upstream up", "{alert}");
-    // The receiver has the alert and says nothing.
+    // The receiver has the alert and does not answer.
     let began = Instant::now();
     assert_eq!(create(address).await, 502);
     assert!(began.elapsed() < Duration::from_secs(5));
     gateway.signal("INT");
-    assert_eq!(gateway.exit(), Some(0), "nor is it waited for at the end");
+    assert_eq!(gateway.exit(), Some(0), "the shutdown must not wait for the receiver");
 }
 
 #[tokio::test]
-async fn streams_that_are_cut_short_are_told() {
+async fn truncated_streams_raise_an_alert() {
     let upstream = Upstream::scripted(|_| {
         vec![
             Step::Send(STREAM.to_vec()),
@@ -233,7 +233,7 @@ async fn streams_that_are_cut_short_are_told() {
     let folder = with_alerts(&upstream.base_url(), &format!("http://{}/hook?a=b", receiver.address), "");
     let mut gateway = serve_with_alerts(folder.path());
     let address = gateway.ready();
-    // What was counted before the first look is no change.
+    // Streams that are counted before the first check do not count as a change.
     let alert = crate::support::soon("the alert", async {
         loop {
             assert_eq!(create(address).await, 200);
@@ -247,7 +247,7 @@ async fn streams_that_are_cut_short_are_told() {
 }
 
 #[test]
-fn a_receiver_is_checked() {
+fn the_settings_of_alerts_are_checked() {
     for (alerts, told) in [
         ("url = \"http://h.example/x\"", "`url` sends names of keys over the internet in the clear"),
         ("url = \"h.example\"", "`url` is not a URL"),
@@ -259,7 +259,7 @@ fn a_receiver_is_checked() {
             .args(["check", "--config", "tidegate.toml"])
             .env("UP_KEY", UP_KEY)
             .env("A_KEY", KEY));
-        assert!(said(&output).contains(told), "{alerts}: {}", said(&output));
+        assert!(output_text(&output).contains(told), "{alerts}: {}", output_text(&output));
     }
     let folder =
         folder(&format!("{}[alerts]\nurl = \"https://h.example/secret-path\"\n", text("http://127.0.0.1:1/v1", "")));
@@ -268,8 +268,9 @@ fn a_receiver_is_checked() {
         .env("UP_KEY", UP_KEY)
         .env("A_KEY", KEY));
     assert!(
-        said(&output).contains("alerts       go to h.example, not signed") && !said(&output).contains("secret-path"),
+        output_text(&output).contains("alerts       go to h.example, not signed")
+            && !output_text(&output).contains("secret-path"),
         "{}",
-        said(&output)
+        output_text(&output)
     );
 }

@@ -1,4 +1,4 @@
-//! Commands: what they change, what they need, what they ask.
+//! Commands: their effects, their requirements, their questions.
 
 use std::{fs, process::Command};
 
@@ -10,7 +10,7 @@ use crate::support::{
     database::until,
     gateway::Gateway,
     soon,
-    tls::Made,
+    tls::TestCertificate,
     upstream::{RESPONSE, Upstream, json as answer},
 };
 
@@ -46,7 +46,7 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         let (again, _) = command(folder, &["keys", "update", "k", option, value]).unwrap();
         assert_eq!(again, "k has these settings already");
     }
-    assert_eq!(settings(folder, "k").as_object().unwrap().len(), all.len(), "what was set before stays");
+    assert_eq!(settings(folder, "k").as_object().unwrap().len(), all.len(), "earlier settings must stay");
     for (option, name) in &all {
         command(folder, &["keys", "update", "k", "--unset", option]).unwrap();
         assert_eq!(settings(folder, "k").get(*name), None, "{option}");
@@ -59,7 +59,7 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
     assert_eq!(settings(folder, "k"), json!({ "budgets": ["5CNY/month"], "starts_on": 5 }));
     command(folder, &["keys", "update", "k", "--unset", "budget,starts-on"]).unwrap();
 
-    // Several at once.
+    // Several settings in one command.
     command(folder, &["keys", "update", "k", "--rpm", "7", "--tpm", "9", "--group", "team"]).unwrap();
     command(folder, &["keys", "update", "k", "--rpm", "8", "--unset", "tpm,group"]).unwrap();
     assert_eq!(settings(folder, "k"), json!({ "rpm": 8 }));
@@ -70,6 +70,10 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         (&["k", "--models", "nothing-like-it"], "nothing was changed: no model is called `nothing-like-it`"),
         (&["k", "--group", "nobody"], "no group is called `nobody`"),
         (&["k", "--expires", "2020-01-01"], "the key would be expired already"),
+        (
+            &["k", "--budget", "5CNY/week", "--starts-on", "5"],
+            "`starts_on` needs a budget by the month: it names the day of the month",
+        ),
         (&["k", "--ip", "somewhere"], "neither an IP address nor a network"),
         (&["a", "--rpm", "5"], "the key a is declared in tidegate.toml: change it there"),
         (&["nobody", "--rpm", "5"], "no key has the name nobody"),
@@ -79,7 +83,7 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
     }
     assert_eq!(settings(folder, "k"), json!({ "rpm": 8 }));
 
-    // A setting that the configuration does not know any more is told, and keeps no other from being changed.
+    // A setting that the configuration no longer knows causes a warning, and does not block other changes.
     command(folder, &["keys", "update", "k", "--group", "team"]).unwrap();
     let without = fs::read_to_string(folder.join("tidegate.toml")).unwrap().replace("\"team\"", "\"other\"");
     fs::write(folder.join("tidegate.toml"), without).unwrap();
@@ -89,7 +93,7 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_runs_takes_an_updated_key_with_its_secret() {
+async fn a_running_gateway_adopts_an_updated_key_and_its_secret_stays() {
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;
     let folder = folder(&text(&upstream.base_url(), ""));
     let mut gateway = serve(folder.path());
@@ -103,11 +107,11 @@ async fn a_gateway_that_runs_takes_an_updated_key_with_its_secret() {
     command(folder.path(), &["keys", "update", "k", "--models", "up/other"]).unwrap();
     until("the key may not use the model", async || status().await == 404).await;
     command(folder.path(), &["keys", "update", "k", "--unset", "models"]).unwrap();
-    until("the key may use it again", async || status().await == 200).await;
+    until("the key may use the model again", async || status().await == 200).await;
 }
 
 #[test]
-fn keys_and_usage_work_while_the_file_is_edited() {
+fn keys_and_usage_work_while_the_configuration_has_faults() {
     let good = text("http://127.0.0.1:1/v1", "data_dir = \"data\"");
     let folder = folder(&good);
     let folder = folder.path();
@@ -135,7 +139,7 @@ fn keys_and_usage_work_while_the_file_is_edited() {
         command(folder, &["usage"]).unwrap();
         command(folder, &["keys", "rotate", "k"]).unwrap();
     }
-    // Which store is meant has to be certain.
+    // The place of the store must be certain: a fault in those lines is an error.
     for bad in [
         good.replace("data_dir", "data_dri"),
         good.replace("data_dir = \"data\"", "data_dir = \"data"),
@@ -149,7 +153,7 @@ fn keys_and_usage_work_while_the_file_is_edited() {
 }
 
 #[test]
-fn a_key_is_deleted_only_by_who_says_so() {
+fn a_key_is_deleted_only_with_yes() {
     let folder = folder(&text("http://127.0.0.1:1/v1", ""));
     let folder = folder.path();
     command(folder, &["keys", "create", "--name", "k"]).unwrap();
@@ -164,7 +168,7 @@ fn a_key_is_deleted_only_by_who_says_so() {
     assert_eq!(printed, "deleted k");
 }
 
-/// Runs a command on a terminal of its own, with what a person types; needs `script` of util-linux.
+/// Runs a command on a terminal of its own, and types this text. Needs `script` of util-linux.
 fn on_a_terminal(folder: &Path, arguments: &str, typed: &str) -> Option<String> {
     use std::{io::Write, process::Stdio};
     let line = format!("{} --config tidegate.toml {arguments}", env!("CARGO_BIN_EXE_tidegate"));
@@ -177,7 +181,7 @@ fn on_a_terminal(folder: &Path, arguments: &str, typed: &str) -> Option<String> 
 }
 
 #[test]
-fn a_person_at_a_terminal_is_asked() {
+fn at_a_terminal_a_command_asks_for_confirmation() {
     let folder = folder(&text("http://127.0.0.1:1/v1", ""));
     let folder = folder.path();
     let Some(said) = on_a_terminal(folder, "keys create --name k", "n\n") else {
@@ -194,7 +198,7 @@ fn a_person_at_a_terminal_is_asked() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_told_and_not_made() {
+fn a_missing_store_is_reported_and_not_created() {
     let folder = folder(&text("http://127.0.0.1:1/v1", ""));
     for arguments in
         [&["disable", "k"][..], &["update", "k", "--rpm", "1"], &["rotate", "k"], &["delete", "k", "--yes"]]
@@ -206,11 +210,11 @@ fn a_store_that_is_not_there_is_told_and_not_made() {
 }
 
 #[tokio::test]
-async fn creating_a_key_says_which_store_it_wrote() {
+async fn creating_a_key_reports_the_store_that_it_wrote() {
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;
     let folder = folder(&text(&upstream.base_url(), ""));
     let (key, said) = command(folder.path(), &["keys", "create", "--name", "early"]).unwrap();
-    assert!(key.starts_with("tg-"), "only the key is printed: {key}");
+    assert!(key.starts_with("tg-"), "stdout must have the key alone: {key}");
     let store = folder.path().join("data/ledger.db").display().to_string();
     assert!(said.contains(&store) && said.contains("no gateway has run yet"), "{said}");
     let mut gateway = serve(folder.path());
@@ -220,8 +224,8 @@ async fn creating_a_key_says_which_store_it_wrote() {
 }
 
 #[tokio::test]
-async fn a_health_check_and_an_explanation_need_no_secret() {
-    let made = Made::new();
+async fn healthcheck_and_explain_need_no_secret() {
+    let made = TestCertificate::new();
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;
     for tls in [false, true] {
         let gateway = Gateway::with(&upstream.base_url(), |config| {
@@ -254,7 +258,7 @@ async fn a_health_check_and_an_explanation_need_no_secret() {
 }
 
 #[tokio::test]
-async fn the_demo_listens_where_it_is_told_and_makes_conversations() {
+async fn the_demo_listens_at_the_configured_address_and_creates_conversations() {
     let folder = tempfile::TempDir::new().unwrap();
     let mut command = tidegate(folder.path());
     command.args(["demo", "--admin-listen", "127.0.0.1:0"]).env("TIDEGATE_LISTEN", "127.0.0.1:0");
@@ -275,11 +279,11 @@ async fn the_demo_listens_where_it_is_told_and_makes_conversations() {
 
     let mut command = tidegate(folder.path());
     let output = run(command.arg("demo").env("TIDEGATE_LISTEN", "nonsense"));
-    assert!(said(&output).contains("TIDEGATE_LISTEN is not an address and a port"), "{}", said(&output));
+    assert!(output_text(&output).contains("TIDEGATE_LISTEN is not an address and a port"), "{}", output_text(&output));
 }
 
 #[test]
-fn check_says_where_conversations_are_made() {
+fn check_shows_the_upstream_for_new_conversations() {
     let folder = tempfile::TempDir::new().unwrap();
     let mut command = tidegate(folder.path());
     command
@@ -288,7 +292,7 @@ fn check_says_where_conversations_are_made() {
         .env("ACEDATA_API_KEY", "sk-another-secret")
         .env("DMXAPI_API_KEY", "");
     let output = run(&mut command);
-    assert!(said(&output).contains("(new conversations) -> modelverse\n"), "{}", said(&output));
+    assert!(output_text(&output).contains("(new conversations) -> modelverse\n"), "{}", output_text(&output));
     let text = text(
         "http://127.0.0.1:1/v1",
         "[[upstreams]]\nname = \"first\"\nbase_url = \"http://127.0.0.1:2/v1\"\nsurface = [\"chat\"]",
@@ -297,11 +301,15 @@ fn check_says_where_conversations_are_made() {
     fs::write(folder.path().join("tidegate.toml"), text).unwrap();
     let mut command = tidegate(folder.path());
     let output = run(command.args(["check", "--config", "tidegate.toml"]).env("UP_KEY", UP_KEY).env("A_KEY", KEY));
-    assert!(said(&output).contains("(new conversations) -> up, of the key a none\n"), "{}", said(&output));
+    assert!(
+        output_text(&output).contains("(new conversations) -> up, of the key a none\n"),
+        "{}",
+        output_text(&output)
+    );
 }
 
 #[tokio::test]
-async fn the_first_key_ends_when_another_key_is_declared() {
+async fn the_first_key_ends_when_another_key_exists() {
     let upstream = Upstream::fixed(answer("200 OK", RESPONSE)).await;
     let without = text(&upstream.base_url(), "").split("[[keys]]").next().unwrap().to_owned();
     let folder = folder(&without);
@@ -325,12 +333,12 @@ async fn the_first_key_ends_when_another_key_is_declared() {
     .await;
     let (list, _) = command(folder, &["keys", "list"]).unwrap();
     assert!(list.contains("refused: it was for the time until another key is declared"), "{list}");
-    // Whoever relies on it keeps it.
+    // An operator who needs the first key can keep it.
     command(folder, &["keys", "update", "first", "--unset", "interim"]).unwrap();
     until("the first key works on", async || status(&first).await == 200).await;
     drop(gateway);
 
-    // A key of the file ends it too.
+    // A key in the file also ends the first key.
     let other = folder.join("other");
     let serve = |keys: &str| {
         fs::write(folder.join("tidegate.toml"), format!("{without}{keys}")).unwrap();
@@ -352,8 +360,36 @@ async fn the_first_key_ends_when_another_key_is_declared() {
     assert!(!other.join("first-key").exists());
 }
 
+/// The built-in file has such a key: `TIDEGATE_KEY`.
 #[test]
-fn a_first_start_warns_of_nothing_where_nothing_is_lost() {
+fn an_optional_key_without_its_secret_does_not_end_the_first_key_in_the_list() {
+    let without = text("http://127.0.0.1:1/v1", "").split("[[keys]]").next().unwrap().to_owned();
+    let optional = "[[keys]]\nname = \"default\"\nsecret = { env = \"OPTIONAL_KEY\", optional = true }\n";
+    let folder = folder(&(without + optional));
+    let folder = folder.path();
+    let mut gateway = serve(folder);
+    gateway.ready();
+    assert!(folder.join("data/first-key").exists());
+    let list = |key: &str| {
+        let mut command = tidegate(folder);
+        command.args(["--config", "tidegate.toml", "keys", "list"]).env("OPTIONAL_KEY", key);
+        output_text(&run(&mut command))
+    };
+    for (key, default, first) in [
+        ("", "unknown: OPTIONAL_KEY is not set for this command", "active"),
+        (KEY, "active", "refused: it was for the time until another key is declared"),
+    ] {
+        let list = list(key);
+        let line = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(line("default ").contains(&format!("  {default}  ")), "{list}");
+        assert!(line("first ").contains(&format!("  {first}  ")), "{list}");
+    }
+    let (shown, _) = command(folder, &["keys", "show", "default"]).unwrap();
+    assert!(shown.contains("not set for this command") && shown.contains("OPTIONAL_KEY"), "{shown}");
+}
+
+#[test]
+fn a_first_start_without_a_problem_logs_no_warning() {
     let folder = tempfile::TempDir::new().unwrap();
     let start = |files: &str| {
         let mut command = Command::new("sh");
@@ -364,7 +400,7 @@ fn a_first_start_warns_of_nothing_where_nothing_is_lost() {
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped());
         command.env("DMXAPI_API_KEY", UP_KEY).env("TIDEGATE_KEY", KEY).env("TIDEGATE_LISTEN", "127.0.0.1:0");
-        // The other optional variables are there and empty, as compose files set them.
+        // The other optional variables are set and empty, as compose files set them.
         command.env("MODELVERSE_API_KEY", "").env("ACEDATA_API_KEY", "").env("TIDEGATE_CONFIG", "");
         fs::write(folder.path().join("tidegate.toml"), "").unwrap();
         let mut process = Process::start(&mut command);

@@ -1,4 +1,4 @@
-//! A client that speaks raw bytes and notices how a transfer ends.
+//! A client that sends raw bytes and notices how a transfer ends.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -10,20 +10,21 @@ use tokio::{
 
 use super::{gateway::KEY, soon};
 
-/// A client that closes its connection within 20 ms of its request may still wait for the answer, and so may one of which a
-/// busy gateway learns late. One that leaves, and shall be seen to, stays for longer.
+/// A client that closes its connection within 20 ms of its request may still wait for the answer, and a busy gateway
+/// may notice the close late. A client whose leaving a test has to see stays longer.
 pub(crate) const LEAVES_AFTER: Duration = Duration::from_millis(100);
 
-/// One connection. Dropping it while an answer is awaited is leaving: not sooner after the request than `LEAVES_AFTER`.
+/// One connection. Dropping it while an answer is awaited means that the client leaves, at the earliest `LEAVES_AFTER`
+/// after the request.
 pub(crate) struct Client<S = TcpStream> {
     pub(crate) stream: S,
     buffer: Vec<u8>,
-    /// When something was sent that is not answered.
+    /// The time of the last bytes that have no answer yet.
     asked: Option<Instant>,
 }
 
 impl<S> Client<S> {
-    /// How long it has to stay yet.
+    /// The time that the client still has to stay.
     fn stays(&self) -> Duration {
         self.asked.map_or(Duration::ZERO, |asked| LEAVES_AFTER.saturating_sub(asked.elapsed()))
     }
@@ -45,7 +46,7 @@ pub(crate) struct Answer {
     pub(crate) whole: bool,
 }
 
-/// As text: a body is shorter that way.
+/// The body as text, which is shorter.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} {:?}", self.status, self.headers, String::from_utf8_lossy(&self.body))?;
@@ -58,12 +59,12 @@ impl Answer {
         self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    /// Every value of a header, in order.
+    /// All values of a header, in order.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(given, _)| given == name).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// The whole answer as text, for what must not stand anywhere in it.
+    /// The whole answer as text, for checks of what must not be in it.
     pub(crate) fn text(&self) -> String {
         format!("{:?} {}", self.headers, String::from_utf8_lossy(&self.body))
     }
@@ -72,7 +73,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The answer is an error of ours, in OpenAI's shape, with every part that it has to have.
+    /// Checks that the answer is one of Tidegate's own errors in OpenAI's shape, with every part that it has to have.
     #[track_caller]
     pub(crate) fn assert_problem(&self, status: u16, code: &str) {
         assert_eq!(self.status, status, "{self:?}");
@@ -89,7 +90,7 @@ impl Answer {
         assert!(self.header("x-request-id").is_some(), "{self:?}");
     }
 
-    /// The same, and whether it tells SDKs that trying again is in vain.
+    /// The same, and checks whether the error tells SDKs that a retry is in vain.
     #[track_caller]
     pub(crate) fn assert_final(&self, status: u16, code: &str, retry_is_vain: bool) {
         self.assert_problem(status, code);
@@ -116,7 +117,7 @@ impl Client {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    /// Over what is connected already.
+    /// A client on an open connection.
     pub(crate) fn on(stream: S) -> Self {
         Self { stream, buffer: Vec::new(), asked: None }
     }
@@ -126,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.asked = Some(Instant::now());
     }
 
-    /// Waits until closing the connection is leaving.
+    /// Waits until a close of the connection means that the client leaves.
     pub(crate) async fn stay(&self) {
         tokio::time::sleep(self.stays()).await;
     }
@@ -141,19 +142,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.send(request(headers, body.as_ref())).await;
     }
 
-    /// `POST /v1/responses` and its whole answer.
+    /// Sends `POST /v1/responses` and reads the whole answer.
     pub(crate) async fn create(&mut self, body: impl AsRef<[u8]>) -> Answer {
         self.post(body).await;
         self.answer().await
     }
 
-    /// `GET` with the test key.
+    /// Sends a `GET` with the test key and reads the whole answer.
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {KEY}\r\n\r\n")).await;
         self.answer().await
     }
 
-    /// A request without a body, its header lines each ended by CRLF, and the whole answer.
+    /// Sends a request without a body and reads the whole answer. Each header line ends with CRLF.
     pub(crate) async fn ask(&mut self, line: &str, headers: &str) -> Answer {
         self.send(format!("{line} HTTP/1.1\r\nhost: t\r\n{headers}\r\n")).await;
         self.answer().await
@@ -203,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             return;
         }
         if answer.header("transfer-encoding").is_none() {
-            // As HTTP/1.0 ends a body.
+            // HTTP/1.0 ends a body with the connection.
             while self.read().await {}
             answer.body.append(&mut self.buffer);
             answer.whole = true;
@@ -238,14 +239,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Reads until the other side closes; whether it did so without a further byte.
+    /// Reads until the other side closes, and returns whether it sent no further byte.
     pub(crate) async fn closed(&mut self) -> bool {
         soon("the other side to close", async { while self.read().await {} }).await;
         self.asked = None;
         self.buffer.is_empty()
     }
 
-    /// What was received and not looked at.
+    /// The received bytes that no one has read yet.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.buffer)
     }

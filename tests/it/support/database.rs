@@ -1,4 +1,4 @@
-//! A PostgreSQL of a test's own: in a temporary folder, on a free port, ended with the test.
+//! A PostgreSQL of one test: in a temporary folder, on a free port, stopped with the test.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use super::{
     soon,
 };
 
-/// The user as whom PostgreSQL runs where we are root, which it refuses to be.
+/// The user that runs PostgreSQL if the tests run as root, which PostgreSQL refuses to be.
 #[derive(Clone, Copy)]
 struct User {
     uid: u32,
@@ -48,7 +48,7 @@ fn user() -> Option<User> {
 }
 
 pub(crate) struct Postgres {
-    /// Before its folder: it goes first.
+    /// Before its folder, so that it is dropped first.
     small: Option<SmallDisk>,
     folder: TempDir,
     port: u16,
@@ -57,7 +57,7 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// An empty one that runs.
+    /// Starts an empty server.
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let user = user();
@@ -76,7 +76,7 @@ impl Postgres {
         postgres
     }
 
-    /// A standby of this server, as `pg_basebackup` makes it. It follows this server until it is promoted.
+    /// A standby of this server, made by `pg_basebackup`. It follows this server until it is promoted.
     pub(crate) async fn standby(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if let Some(User { uid, gid }) = self.user {
@@ -115,7 +115,8 @@ impl Postgres {
         command
     }
 
-    /// Runs it, again at the same address: where somebody else's connection has that port for a moment, once more.
+    /// Starts the server, again at the same address. If another program's connection has the port for a moment, the
+    /// start is repeated.
     pub(crate) async fn run(&mut self) {
         self.server = Some(self.spawn());
         let answers = async {
@@ -147,8 +148,8 @@ impl Postgres {
         command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 
-    /// A PgBouncer before it, in transaction mode, with further settings: the installed one, or what
-    /// `TIDEGATE_TEST_PGBOUNCER` names.
+    /// A PgBouncer in front of the server, in transaction mode, with further settings: the installed program, or the
+    /// one that `TIDEGATE_TEST_PGBOUNCER` names.
     pub(crate) async fn pooler(&self, settings: &str) -> Pooler {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         if let Some(User { uid, gid }) = self.user {
@@ -160,7 +161,7 @@ impl Postgres {
              unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n{settings}\n",
             self.port
         );
-        // With `auth_type = any` everybody is the user of the database.
+        // With `auth_type = any`, every client becomes the user of the database.
         let text = text.replace(&format!("port={}\n", self.port), &format!("port={} user=tidegate\n", self.port));
         fs::write(&file, text).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
@@ -169,14 +170,14 @@ impl Postgres {
         let pooler = Pooler { server, folder, port };
         until("PgBouncer", async || match PgConnection::connect(&pooler.url()).await {
             Ok(_) => true,
-            // It answers, and takes nothing that it does not know.
+            // PgBouncer answers, and refuses settings that it does not know.
             Err(error) => error.as_database_error().is_some(),
         })
         .await;
         pooler
     }
 
-    /// As its own superuser.
+    /// Connects as the server's own superuser.
     pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(&self.url()).await
     }
@@ -185,7 +186,7 @@ impl Postgres {
         sqlx::query(statement).execute(&mut self.connect().await.unwrap()).await.unwrap();
     }
 
-    /// Lets new tables be on a small disk, where one can be mounted, which takes root.
+    /// Puts new tables on a small disk, if one can be mounted, which takes root.
     pub(crate) async fn use_small_disk(&mut self) -> Result<(), String> {
         let folder = self.folder.path().join("small");
         fs::create_dir(&folder).unwrap();
@@ -203,7 +204,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Takes every byte of the small disk, or gives them back.
+    /// Fills the small disk, or frees it.
     pub(crate) fn fill_small_disk(&self, full: bool) {
         let file = self.small.as_ref().unwrap().folder().join("filler");
         if full {
@@ -218,7 +219,7 @@ impl Postgres {
         format!("postgres://tidegate@127.0.0.1:{}/postgres", self.port)
     }
 
-    /// The folder of its Unix socket, and the port in its name.
+    /// The folder of the server's Unix socket, and the port in the socket's name.
     pub(crate) fn socket(&self) -> (&Path, u16) {
         (self.folder.path(), self.port)
     }
@@ -227,7 +228,7 @@ impl Postgres {
         DatabaseLocation::Postgres { url: self.url().into(), password: None }
     }
 
-    /// Ends it without waiting for its clients.
+    /// Stops the server without waiting for its clients.
     pub(crate) fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             kill_process(Pid::from_child(&server), Signal::INT).unwrap();
@@ -235,7 +236,7 @@ impl Postgres {
         }
     }
 
-    /// Ends it and everyone who serves its clients, at once.
+    /// Kills the server and the processes that serve its clients.
     pub(crate) fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             signal(&server, Signal::KILL);
@@ -243,7 +244,7 @@ impl Postgres {
         }
     }
 
-    /// Stops it where it stands: connections stay, and nothing answers.
+    /// Pauses the server: connections stay open, and nothing answers.
     pub(crate) fn pause(&self) {
         signal(self.server.as_ref().unwrap(), Signal::STOP);
     }
@@ -259,12 +260,12 @@ impl Drop for Postgres {
     }
 }
 
-/// The path of a PgBouncer other than the installed one, of 1.21 or later.
+/// The path of a second PgBouncer of 1.21 or later, besides the installed one.
 pub(crate) fn other_pooler() -> Option<String> {
     std::env::var("TIDEGATE_TEST_PGBOUNCER").ok()
 }
 
-/// Sends it to a server and its children, each of which has a session of its own.
+/// Sends a signal to a server and to its children, each of which has a session of its own.
 fn signal(server: &Child, signal: Signal) {
     let parent = server.id();
     let mut all = vec![Pid::from_child(server)];
@@ -278,12 +279,12 @@ fn signal(server: &Child, signal: Signal) {
         }
     }
     for pid in all {
-        // One that has ended meanwhile needs no signal.
+        // A child that has ended meanwhile needs no signal.
         let _ = kill_process(pid, signal);
     }
 }
 
-/// A PgBouncer of a test's own.
+/// A PgBouncer of one test.
 pub(crate) struct Pooler {
     server: Child,
     folder: TempDir,
@@ -307,15 +308,15 @@ impl Drop for Pooler {
     }
 }
 
-/// An address that leads to one server after the other, as that of a cluster does: a connection stays with the server that
-/// it was made to.
-pub(crate) struct Moving {
+/// An address that leads to one server after the other, as the address of a cluster does. A connection stays with the
+/// server that it was made to.
+pub(crate) struct MovableAddress {
     pub(crate) address: SocketAddr,
     leads_to: Arc<Mutex<SocketAddr>>,
     accepting: JoinHandle<()>,
 }
 
-impl Moving {
+impl MovableAddress {
     pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -334,8 +335,8 @@ impl Moving {
         Self { address, leads_to, accepting }
     }
 
-    /// Leads new connections elsewhere.
-    pub(crate) fn moves(&self, server: SocketAddr) {
+    /// Leads new connections to another server.
+    pub(crate) fn point_to(&self, server: SocketAddr) {
         *self.leads_to.lock().unwrap() = server;
     }
 
@@ -344,13 +345,13 @@ impl Moving {
     }
 }
 
-impl Drop for Moving {
+impl Drop for MovableAddress {
     fn drop(&mut self) {
         self.accepting.abort();
     }
 }
 
-/// Awaits that a thing becomes true by asking again and again.
+/// Waits until a condition holds, by checking it again and again.
 pub(crate) async fn until<T: AsyncFnMut() -> bool>(what: &str, mut holds: T) {
     let again = async {
         while !holds().await {

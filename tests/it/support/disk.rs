@@ -1,15 +1,15 @@
-//! A small disk of a test's own.
+//! A small disk of one test.
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// It is there until this is dropped, which has to be before its folder is deleted.
+/// The disk is mounted until this is dropped, which has to happen before its folder is deleted.
 pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one at this folder, which takes root.
+    /// Mounts a disk at this folder, which takes root.
     pub(crate) fn mount(folder: &Path, options: &str) -> Result<Self, String> {
         match Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder).output() {
             Ok(output) if output.status.success() => Ok(Self(folder.to_owned())),

@@ -5,14 +5,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName};
 use tempfile::TempDir;
 use tidegate::{
-    app::{self, Handle, ReloadSource, StartContext},
+    app::{self, AlertTimes, Handle, ReloadSource, StartContext},
     auth,
     config::{
         AffinitySettings, Config, Credential, FailoverOn, Health, Key, Log, LogFormat, Model, MoneySettings,
         OnIncomplete, OnLostState, Retries, Server, Store, Strategy, Target, Timeouts, Unpriced,
         Upstream as UpstreamConfig,
     },
-    domain::{chance::Chance, clock::Clock, endpoint::Surface},
+    domain::{clock::Clock, endpoint::Surface, random::RandomBytes},
     store::journal::{Disk, SystemDisk},
 };
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use super::{
 
 /// The client key that every test gateway knows.
 pub(crate) const KEY: &str = "sk-test-client-key";
-/// What goes up in its place.
+/// The credential that goes up in its place.
 pub(crate) const UPSTREAM_KEY: &str = "sk-test-upstream-secret";
 
 /// A gateway that ends with the test.
@@ -35,11 +35,11 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) handle: Handle,
     ended: Option<std::thread::JoinHandle<()>>,
-    /// Holds its data, and what else belongs to it.
+    /// The folder with the gateway's data and other files.
     pub(crate) folder: TempDir,
 }
 
-/// A configuration with one upstream at `base_url`: model `smart` becomes `real`, any `gpt-*` goes as it is.
+/// A configuration with one upstream at `base_url`: model `smart` becomes `real`, and any `gpt-*` keeps its name.
 pub(crate) fn config(base_url: &str) -> Config {
     Config {
         server: Server {
@@ -111,7 +111,7 @@ pub(crate) fn config(base_url: &str) -> Config {
     }
 }
 
-/// A model and its targets, in order: an upstream each, and its name there.
+/// A model and its targets in order: the upstream's index, and its own name for the model.
 pub(crate) fn model(name: &str, targets: &[(usize, Option<&str>)]) -> Model {
     let targets = (1..).zip(targets).map(|(priority, (upstream, model))| Target {
         upstream: *upstream,
@@ -169,7 +169,7 @@ pub(crate) fn key(name: &str, secret: &str) -> Key {
 }
 
 impl Gateway {
-    /// In front of one upstream, as [`config`] has it.
+    /// A gateway in front of one upstream, configured by [`config`].
     pub(crate) fn before(base_url: &str) -> Self {
         Self::start(config(base_url))
     }
@@ -187,35 +187,49 @@ impl Gateway {
         Self::run(config, None, data)
     }
 
-    /// With a configuration that is read again from where it came.
+    /// A gateway whose configuration is read again from its source at a reload.
     pub(crate) fn run(config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
         Self::run_on(&SystemDisk, config, origin, folder)
     }
 
-    /// With a disk of the test's own for the ledger's journal.
+    /// A gateway whose journal is on the test's own disk.
     pub(crate) fn start_on(disk: &'static dyn Disk, mut config: Config) -> Self {
         let data = TempDir::new().unwrap();
         config.server.data_dir = data.path().to_owned();
         Self::run_on(disk, config, None, data)
     }
 
-    /// With a clock of the test's own.
+    /// A gateway with the test's own clock.
     pub(crate) fn start_at(clock: Clock, mut config: Config) -> Self {
         let data = TempDir::new().unwrap();
         config.server.data_dir = data.path().to_owned();
-        Self::run_in(StartContext { clock, ..Self::world(&SystemDisk) }, config, None, data)
+        Self::run_in(StartContext { clock, ..Self::start_context(&SystemDisk) }, config, None, data)
     }
 
-    fn world(disk: &'static dyn Disk) -> StartContext {
-        StartContext { clock: Clock::system(), chance: Chance::system(), disk, terminal: false }
+    /// With times of the test's own, after which alerts are sent.
+    pub(crate) fn start_with_alerts(alert_times: AlertTimes, mut config: Config) -> Self {
+        let data = TempDir::new().unwrap();
+        config.server.data_dir = data.path().to_owned();
+        Self::run_in(StartContext { alert_times, ..Self::start_context(&SystemDisk) }, config, None, data)
+    }
+
+    fn start_context(disk: &'static dyn Disk) -> StartContext {
+        StartContext {
+            clock: Clock::system(),
+            random_bytes: RandomBytes::system(),
+            disk,
+            terminal: false,
+            alert_times: AlertTimes::default(),
+        }
     }
 
     fn run_on(disk: &'static dyn Disk, config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
-        Self::run_in(Self::world(disk), config, origin, folder)
+        Self::run_in(Self::start_context(disk), config, origin, folder)
     }
 
     fn run_in(world: StartContext, config: Config, origin: Option<ReloadSource>, folder: TempDir) -> Self {
-        // A server that another test starts has copies of our files, and so the lock of a folder that is used again, until it runs.
+        // A server that another test starts inherits the open files, and with them the lock of a data folder that is
+        // used again, until its program runs.
         let began = Instant::now();
         let running = loop {
             match app::start(config.clone(), origin.clone(), world) {
@@ -236,17 +250,17 @@ impl Gateway {
         Client::connect(self.address).await
     }
 
-    /// Has it say that it will end.
-    pub(crate) fn leave(&self) {
+    /// Announces the shutdown: readiness fails, and requests are still served.
+    pub(crate) fn announce_shutdown(&self) {
         self.handle.leave();
     }
 
-    /// Asks it to end in order.
+    /// Starts the graceful shutdown.
     pub(crate) fn drain(&self) {
         self.handle.drain();
     }
 
-    /// Ends it now.
+    /// Stops the gateway now.
     pub(crate) fn stop(&self) {
         self.handle.stop();
     }
@@ -256,7 +270,7 @@ impl Gateway {
         soon("the end of the gateway", tokio::task::spawn_blocking(move || ended.join())).await.unwrap().unwrap();
     }
 
-    /// A request that may close its connection, on one of its own.
+    /// Sends a request on a connection of its own, which the answer may close.
     pub(crate) async fn post(&self, headers: &str, body: impl AsRef<[u8]>) -> Answer {
         let mut client = self.connect().await;
         client.post_with(headers, body).await;
@@ -268,7 +282,7 @@ impl Gateway {
         String::from_utf8(Client::connect(self.admin).await.get("/metrics").await.body).unwrap()
     }
 
-    /// The value of the first metric line that begins with `name`; 0 where there is none yet.
+    /// The value of the first metric line that begins with `name`; 0 if there is none yet.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.metrics_text().await;
         let line = text.lines().find(|line| line.starts_with(name));
@@ -283,7 +297,7 @@ impl Gateway {
         values.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// Waits until a metric has a value: outcomes are settled after the client has its answer.
+    /// Waits until a metric has a value: requests are settled after the client has its answer.
     pub(crate) async fn metric_becomes(&self, name: &str, value: f64) {
         soon(&format!("{name} = {value}"), async {
             while self.metric(name).await != value {

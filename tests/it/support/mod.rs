@@ -1,4 +1,4 @@
-//! The harness: a gateway on port 0, a client that speaks raw bytes, an upstream that can misbehave.
+//! The harness: a gateway on port 0, a client that sends raw bytes, an upstream that can misbehave.
 
 pub(crate) mod client;
 pub(crate) mod database;
@@ -12,10 +12,10 @@ pub(crate) mod upstream;
 
 use std::{io::Write, time::Duration};
 
-/// Nothing in these tests takes this long unless it is broken.
+/// No step of a test takes this long unless something is broken.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// Awaits what must come; fails with its name where it does not.
+/// Awaits a future that must complete, and fails with its name after [`LONG`].
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(LONG, future).await {
         Ok(value) => value,
@@ -23,7 +23,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Says it also where the output of tests is caught.
+/// Prints a text also where the test runner captures the output.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

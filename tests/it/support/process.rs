@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::LONG;
 
-/// The binary without anything of this environment.
+/// The binary without any variable of this environment.
 pub(crate) fn tidegate(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.env_clear().current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -25,8 +25,8 @@ pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-/// Everything that a command said.
-pub(crate) fn said(output: &Output) -> String {
+/// Stdout and stderr of a command, as one text.
+pub(crate) fn output_text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -58,7 +58,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The first line for which `wanted` holds.
+    /// The first line that `wanted` accepts.
     pub(crate) fn line(&mut self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
             match self.lines.recv_timeout(LONG) {
@@ -79,12 +79,12 @@ impl Process {
         serde_json::from_str(&self.line(|line| line.contains(&wanted))).unwrap()
     }
 
-    /// Where clients reach it, once it is ready.
+    /// The address for clients, once the gateway is ready.
     pub(crate) fn ready(&mut self) -> SocketAddr {
         self.logged("ready")["listen"].as_str().unwrap().parse().unwrap()
     }
 
-    /// Where its operator reaches it; after [`ready`](Self::ready).
+    /// The address of the admin plane; call it after [`ready`](Self::ready).
     pub(crate) fn admin(&self) -> SocketAddr {
         let ready = self.seen.iter().find(|line| line.contains("\"message\":\"ready\"")).unwrap();
         let ready: Value = serde_json::from_str(ready).unwrap();
@@ -96,12 +96,12 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Its exit code, once it has ended by itself.
+    /// The exit code, after the process has ended by itself.
     pub(crate) fn exit(&mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 
-    /// Everything that it said; it must have ended.
+    /// The whole output. The process must have ended.
     pub(crate) fn everything(mut self) -> String {
         self.seen.extend(self.lines.iter());
         self.seen.join("\n")

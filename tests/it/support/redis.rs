@@ -1,5 +1,4 @@
-//! A Redis of a test's own: in a temporary folder, on a free port, ended with the test. Stands by itself, as the tests beside the
-//! code use it too.
+//! A Redis of one test: in a temporary folder, on a free port, stopped with the test.
 
 use std::{
     env, fs,
@@ -13,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A program of PostgreSQL or Redis, wherever Debian puts it.
+/// The path of a program of PostgreSQL or Redis, wherever Debian puts it.
 pub(crate) fn program(name: &str) -> PathBuf {
     let versions =
         fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
@@ -25,13 +24,13 @@ pub(crate) fn program(name: &str) -> PathBuf {
     })
 }
 
-/// A port that nobody listens on right now.
+/// A port without a listener at this moment.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Everything that a server answers to commands. `hangs_up`: the sending side is closed behind them, as Sentinels do not know QUIT.
-/// Redis itself drops the rest of a long answer when it sees that.
+/// All that a server answers to commands. With `hangs_up`, the sending side is closed after the commands, because
+/// Sentinels do not know QUIT. Redis itself then drops the rest of a long answer.
 fn talk(port: u16, commands: &str, hangs_up: bool) -> io::Result<String> {
     let mut asking = TcpStream::connect(("127.0.0.1", port))?;
     asking.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -44,12 +43,12 @@ fn talk(port: u16, commands: &str, hangs_up: bool) -> io::Result<String> {
     Ok(text)
 }
 
-/// Everything that a server answers to commands, line by line; nothing where none is there.
+/// The lines that a server answers to commands; empty if no server is there.
 pub(crate) fn ask_at(port: u16, commands: &str) -> Vec<String> {
     talk(port, commands, true).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// How often a start is looked at: 10 s in all.
+/// How often a start is checked: for 10 s in all.
 const LOOKS: u32 = 1000;
 
 pub(crate) struct RedisServer {
@@ -59,14 +58,14 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// An empty one that runs.
+    /// Starts an empty server.
     pub(crate) fn start() -> Self {
         let mut redis = Self { folder: tempfile::tempdir().unwrap(), port: free_port(), server: None };
         redis.run();
         redis
     }
 
-    /// Runs it, again at the same address: empty, as it keeps nothing.
+    /// Starts the server, again at the same address. It is empty, because it writes nothing to disk.
     pub(crate) fn run(&mut self) {
         self.run_with(&[]);
     }
@@ -87,7 +86,7 @@ impl RedisServer {
         panic!("Redis did not start: {}", fs::read_to_string(self.folder.path().join("log")).unwrap());
     }
 
-    /// The first line of what it answers to a command.
+    /// The first line of the answer to a command.
     pub(crate) fn ask(&self, command: &str) -> String {
         self.try_ask(command).unwrap()
     }
@@ -97,18 +96,18 @@ impl RedisServer {
         Some(text.lines().next()?.to_owned())
     }
 
-    /// Everything that it answers to a command, line by line.
+    /// The lines of the answer to a command.
     pub(crate) fn list(&self, command: &str) -> Vec<String> {
         let text = talk(self.port, command, false).unwrap();
         text.lines().filter(|line| !line.starts_with(['*', '$', '+'])).map(str::to_owned).collect()
     }
 
-    /// Ends it in order.
+    /// Shuts the server down gracefully.
     pub(crate) fn stop(&mut self) {
         self.end(Signal::TERM);
     }
 
-    /// Ends it at once.
+    /// Kills the server.
     pub(crate) fn kill(&mut self) {
         self.end(Signal::KILL);
     }
@@ -120,7 +119,7 @@ impl RedisServer {
         }
     }
 
-    /// Stops it where it stands: connections stay, and nothing answers.
+    /// Pauses the server: connections stay open, and nothing answers.
     pub(crate) fn pause(&self) {
         kill_process(Pid::from_child(self.server.as_ref().unwrap()), Signal::STOP).unwrap();
     }

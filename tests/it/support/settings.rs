@@ -1,7 +1,8 @@
 //! The text of a configuration, for gateways that are processes of their own.
 
-/// The smallest that serves: the upstream `up` with the credential `UP_KEY`, the model `smart` that leads to it, and the key `a` of the
-/// variable `A_KEY`. `server` = further lines of `[server]`; `tables` = further tables. What is added behind it belongs to the key.
+/// The smallest configuration that serves: the upstream `up` with the credential `UP_KEY`, the model `smart` that leads
+/// to it, and the key `a` from the variable `A_KEY`. `server` has further lines of `[server]`; `tables` has further
+/// tables. Text that is appended belongs to the key.
 pub(crate) fn smallest(base_url: &str, server: &str, tables: &str) -> String {
     format!(
         r#"[server]

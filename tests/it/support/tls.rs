@@ -19,20 +19,20 @@ use tokio_rustls::{
 
 use super::{client::Client, gateway::Gateway};
 
-/// A certificate for `localhost` that signs itself, and its key.
-pub(crate) struct Made {
+/// A self-signed certificate for `localhost`, and its key.
+pub(crate) struct TestCertificate {
     pub(crate) cert_pem: String,
     pub(crate) key_pem: String,
     config: ClientConfig,
     certified: Arc<CertifiedKey>,
 }
 
-impl Made {
+impl TestCertificate {
     pub(crate) fn new() -> Self {
         Self::for_versions(&[&TLS13])
     }
 
-    /// With a client that speaks these versions only.
+    /// The same, for a client that offers only these versions.
     pub(crate) fn for_versions(versions: &[&'static SupportedProtocolVersion]) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let provider = aws_lc_rs::default_provider();
@@ -45,18 +45,18 @@ impl Made {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // A session that is resumed shows no certificate.
+        // A resumed session shows no certificate.
         config.resumption = Resumption::disabled();
         let (cert_pem, key_pem) = (made.cert.pem(), made.signing_key.serialize_pem());
         Self { cert_pem, key_pem, config, certified: Arc::new(certified) }
     }
 
-    /// For a gateway.
+    /// The certificate for a gateway.
     pub(crate) fn identity(&self) -> Option<Identity> {
         Some(Identity { certified: Arc::clone(&self.certified), digest: [0; 32] })
     }
 
-    /// For an upstream.
+    /// The certificate for an upstream.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let resolver = Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)));
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -73,7 +73,7 @@ impl Made {
         fs::write(key, &self.key_pem).unwrap();
     }
 
-    /// Connects with TLS, trusting only this certificate and offering these protocols.
+    /// Connects with TLS. The client trusts only this certificate and offers these protocols.
     pub(crate) async fn dial(&self, address: SocketAddr, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -82,7 +82,7 @@ impl Made {
         TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream).await
     }
 
-    /// The same for HTTP/1.1.
+    /// Connects with TLS for HTTP/1.1.
     pub(crate) async fn connect(&self, gateway: &Gateway) -> Client<TlsStream<TcpStream>> {
         Client::on(self.dial(gateway.address, &[]).await.unwrap())
     }

@@ -1,4 +1,4 @@
-//! An upstream that does what it is told, byte by byte.
+//! An upstream that follows a script, byte by byte.
 
 use std::{
     net::SocketAddr,
@@ -14,27 +14,28 @@ use tokio::{
 
 use super::{gateway::Gateway, soon};
 
-/// The body of a request that nobody else sends.
+/// The body of a request that no other code sends.
 const MARK: &str = r#"{"model":"gpt-mark","input":"the only request that may arrive"}"#;
 
-/// Nothing being taken for this long, with everything on loopback, means that every buffer is full.
+/// If no byte is accepted for this long, with everything on loopback, every buffer is full.
 const STALLED: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// One step of an answer.
 pub(crate) enum Step {
     /// Write these bytes.
     Send(Vec<u8>),
-    /// Write these bytes again and again. Call once when nothing was taken for a while, end when the other side closes.
+    /// Write these bytes again and again. Call the function once when the other side stops reading, and end when it
+    /// closes.
     Flood(Vec<u8>, Box<dyn FnOnce() + Send>),
-    /// Go on when the test says so.
+    /// Continue when the test says so.
     Wait(oneshot::Receiver<()>),
-    /// Do nothing until the other side closes; tell when it did.
+    /// Do nothing until the other side closes, and report that.
     UntilClosed(oneshot::Sender<()>),
-    /// Close in order.
+    /// Close the connection normally.
     Close,
-    /// Close in order, and tell when the other side has closed too.
+    /// Close the connection normally, and report when the other side has closed, too.
     Finish(oneshot::Sender<()>),
-    /// Close with a reset.
+    /// Close the connection with a reset.
     Reset,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Request {
     pub(crate) line: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Which connection it came on, counted from 0.
+    /// The connection of the request, counted from 0.
     pub(crate) connection: usize,
 }
 
@@ -86,7 +87,7 @@ impl Upstream {
         Self { address, requests, accepting }
     }
 
-    /// Answers every request with the same bytes and keeps the connection.
+    /// Answers every request with the same bytes and keeps the connection open.
     pub(crate) async fn fixed(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::scripted(move |_| vec![Step::Send(answer.clone())]).await
@@ -97,7 +98,7 @@ impl Upstream {
         soon("a request at the upstream", self.requests.recv()).await.unwrap()
     }
 
-    /// No request arrived but the one that this call's client sends now: `what` was refused at the door.
+    /// Checks that no request arrived but the one that this call sends: the gateway refused `what` by itself.
     pub(crate) async fn assert_untouched(&mut self, gateway: &Gateway, what: &str) {
         gateway.connect().await.create(MARK).await;
         let first = self.request().await;
@@ -105,7 +106,7 @@ impl Upstream {
         assert_eq!(self.untaken(), 0, "{what} reached the upstream");
     }
 
-    /// How many requests arrived that were not taken with [`Upstream::request`].
+    /// The number of requests that arrived and were not taken with [`Upstream::request`].
     pub(crate) fn untaken(&mut self) -> usize {
         self.taken().len()
     }
@@ -147,7 +148,8 @@ async fn serve(
                             written = stream.write_all(&bytes) => if written.is_err() { return },
                             () = tokio::time::sleep(STALLED), if stalled.is_some() => {
                                 stalled.take().unwrap()();
-                                // A part of `bytes` is out: nobody reads on, so the rest does not matter.
+                                // Only a part of `bytes` was sent. The other side has stopped reading, so the rest does
+                                // not matter.
                                 let mut rest = [0; 1];
                                 let _ = stream.read(&mut rest).await;
                                 return;
@@ -226,7 +228,7 @@ pub(crate) fn answer(status: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
 pub(crate) const STREAM: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// The end of a body in chunks.
+/// The end of a chunked body.
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// One chunk.
@@ -234,5 +236,5 @@ pub(crate) fn chunk(data: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", data.len()).as_bytes(), data, b"\r\n"].concat()
 }
 
-/// A small whole answer.
+/// A small complete answer.
 pub(crate) const RESPONSE: &str = r#"{"id":"resp_1","object":"response","status":"completed","model":"real","usage":{"input_tokens":3,"input_tokens_details":{"cached_tokens":1},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":2},"total_tokens":8}}"#;

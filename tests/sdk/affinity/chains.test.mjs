@@ -1,7 +1,7 @@
-// State goes home: whatever an answer left behind in one of six accounts, the next request that needs it gets there.
+// An answer leaves state in one of six accounts: the next request that needs the state goes to that account.
 //
-// All stories run at once, so that their turns are interleaved over all accounts. Where one of them says `yield`, it waits for
-// the others; then Tidegate is stopped, or killed, and started anew.
+// All stories run at once, so that their turns are interleaved over all accounts. A story waits for the others at each `yield`.
+// When all of them wait, Tidegate is stopped or killed, and started again.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import OpenAI from "openai";
@@ -18,17 +18,17 @@ const reference = (id) => ({ type: "item_reference", id });
 const plural = (count) => (count === 1 ? "" : "s");
 const unknown = (call) => assert.rejects(call, OpenAI.NotFoundError);
 
-// That the provider knows these turns and was told the last one.
+// Checks that the provider knows these turns and got the last one.
 const remembers = (answer, turns) => {
   const known = turns.slice(0, -1);
   const words = ` I remember ${known.length} turn${plural(known.length)}: ${known.join("; ")}. You said: ${turns.at(-1)}`;
   assert.ok(answer.output_text.includes(words), `${answer.output_text}\nis to have\n${words}`);
 };
 
-// Five turns, each by the id of the one before.
+// Five turns, each with the id of the turn before.
 async function* chain(nth) {
   const stream = Math.floor(nth / 6) % 2 === 1;
-  // The other half is told by two keys of one group in turn.
+  // In the other half, two keys of one group alternate.
   const name = (turn) => (nth < 12 || turn % 2 === 0 ? "anna" : "ben");
   const turns = [1, 2, 3, 4, 5].map((turn) => `chain ${nth} turn ${turn}`);
   let [place, answer] = await gateway.begin(nth, name(0), { input: turns[0], stream });
@@ -39,7 +39,7 @@ async function* chain(nth) {
     remembers(answer, turns.slice(0, turn + 1));
   }
   const calls = gateway.by("ben").responses;
-  // Page after page, by the SDK itself.
+  // The SDK reads page after page by itself.
   const items = await collect(calls.inputItems.list(answer.id, { limit: 2, order: "asc" }));
   assert.deepEqual(items.filter((item) => item.role === "user").map((item) => item.content[0].text), turns);
   assert.equal((await calls.retrieve(answer.id)).output_text, answer.output_text);
@@ -49,7 +49,7 @@ async function* chain(nth) {
   await unknown(calls.retrieve(answer.id));
 }
 
-// Five turns of which the provider keeps nothing: the client brings the sealed reasoning of all before.
+// Five turns that the provider does not store: the client sends the encrypted reasoning of all earlier turns.
 async function* stateless(nth) {
   const input = [user(`stateless ${nth}`)];
   let [place, answer] = await gateway.begin(nth, "anna", { input, ...SEALED });
@@ -63,7 +63,7 @@ async function* stateless(nth) {
   }
 }
 
-// In the background, looked at until it is done, then continued.
+// A background response that is polled until it is complete, and then continued.
 async function* polled(nth) {
   const input = `background ${nth}`;
   const background = { background: true, metadata: { simulate: "polls=4" } };
@@ -71,7 +71,7 @@ async function* polled(nth) {
   assert.equal(made.status, "queued");
   for (let look = 1; look <= 4; look++) {
     const { status } = await gateway.by("ben").responses.retrieve(made.id);
-    // Tidegate polls the response too, after some seconds: on a slow machine it is completed before the fourth look.
+    // Tidegate polls the response too, after some seconds: on a slow machine it is complete before the fourth look.
     assert.ok(status === "completed" || (status === "in_progress" && look < 4), status);
     if (look < 3) yield;
   }
@@ -81,7 +81,7 @@ async function* polled(nth) {
   remembers(answer, [input, "And?"]);
 }
 
-// In the background, and cancelled.
+// A background response that is cancelled.
 async function* cancelled(nth) {
   const endless = { background: true, metadata: { simulate: "polls=1000000" } };
   const made = await gateway.by("anna").responses.create({ model: "pool", input: `endless ${nth}`, ...endless });
@@ -94,7 +94,7 @@ async function* cancelled(nth) {
   await unknown(calls.cancel(made.id));
 }
 
-// A stream in the background that breaks, or that its client leaves, and is told on from there.
+// A background stream that breaks, or that its client leaves, and that is resumed.
 async function* resumed(nth) {
   const breaks = nth % 2 === 0;
   const more = { stream: true, background: true, metadata: breaks ? { simulate: "cut at=8" } : {} };
@@ -120,7 +120,7 @@ async function* resumed(nth) {
   remembers(answer, [input, "And?"]);
 }
 
-// The next turn comes while the answer that it goes on from is still being told.
+// The next turn starts while the answer that it continues is still being streamed.
 async function* early(nth) {
   const turns = [`early ${nth}`, "And?"];
   const slow = { stream: true, metadata: { simulate: "delay=20" } };
@@ -139,7 +139,7 @@ async function* early(nth) {
   remembers(last, [...turns, "More?"]);
 }
 
-// What is said in a conversation, which is made where no model says the place.
+// The turns of a conversation, which is created by a request without a model.
 async function* conversation(nth) {
   const [maker, title] = nth % 2 ? ["carl", "ModelVerse"] : ["anna", "Ace Data Cloud"];
   const turns = [`conversation ${nth}`, "word 1", "word 2", "word 3"];
@@ -174,7 +174,7 @@ async function* conversation(nth) {
   await unknown(gateway.say("anna", { conversation: id }));
 }
 
-// Two turns, which are then one sealed item, with which it goes on.
+// Two turns that are compacted into one encrypted item, which the next turn continues.
 async function* compacted(nth) {
   let [place, answer] = await gateway.begin(nth, "anna", { input: `compacted ${nth}` });
   answer = await gateway.say("anna", { input: "word 2", previous_response_id: answer.id });
@@ -194,7 +194,8 @@ async function* compacted(nth) {
   assert.equal(smaller.output.at(-1).type, "compaction");
 }
 
-// Single items of an answer, by their ids: as a reference, as the short form of one, and as reasoning that is not sealed.
+// Single items of an answer, by their ids: as a reference, as the short form of a reference, and as reasoning without its
+// encrypted content.
 async function* referred(nth) {
   const [place, answer] = await gateway.begin(nth, "anna", { input: `referred ${nth}`, reasoning: { effort: "low" } });
   const [thought, message] = answer.output;
@@ -208,7 +209,7 @@ async function* referred(nth) {
   }
 }
 
-// Runs all stories at once; wherever they wait, the next of these happens.
+// Runs all stories at once. Whenever all of them wait, the next function of `between` runs.
 async function play(stories, ...between) {
   const failures = [];
   for (const happens of [...between, null]) {
@@ -231,7 +232,7 @@ test("chains", async () => {
     await gateway.start();
   };
   const crashed = async () => {
-    // This is what is promised: of what was answered longer ago than it takes to write, nothing is lost.
+    // The promise: no id is lost whose answer is older than the time of a write.
     await gateway.written();
     assert.equal(await gateway.end("SIGKILL"), "SIGKILL");
     await gateway.start();
@@ -244,7 +245,7 @@ test("chains", async () => {
   tell(12, stateless, polled, cancelled, resumed, early, conversation, compacted, referred);
   await play(stories, restarted, crashed);
 
-  // Nobody but the one account was ever asked, by any of its credentials.
+  // Only the one account got requests, by any of its credentials.
   const asked = gateway.requests().map(({ attempts }) => (attempts.includes(";") ? attempts : attempts.split(" ")[0]));
   const credentials = ["dmxapi", "modelverse", "acedata"].flatMap((upstream) => [`${upstream}/NORTH`, `${upstream}/SOUTH`]);
   assert.deepEqual([...new Set(asked)].sort(), [...credentials, "modelverse/SOUTH_2"].sort());

@@ -21,7 +21,7 @@ def gateway(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """All tests are of one event loop, as the clients of a gateway serve them all."""
+    """All tests run in one event loop, because they share the clients of a gateway."""
     test = pyfuncitem.obj
     if not inspect.iscoroutinefunction(test):
         return None

@@ -1,4 +1,4 @@
-// The gateway over the pool: it can be ended and started anew with the same data, as a restart or a crash would.
+// The gateway over the pool: it can be stopped and started again with the same data, as in a restart or a crash.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -7,11 +7,11 @@ import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from "nod
 import { setTimeout as sleep } from "node:timers/promises";
 import OpenAI from "openai";
 
-// Every account, by what its answers say.
+// Every account, by the marks in its answers.
 const TITLES = ["DMXAPI", "ModelVerse", "Ace Data Cloud"];
 const PLACES = TITLES.flatMap((title) => ["north", "south"].map((name) => `${title}, ${name}`));
 
-// Who gave an answer: provider and account.
+// The provider and the account of an answer.
 export const where = ({ output_text: text }) => text.match(/^Hello from the simulated (.+), account (\w+)\./).slice(1).join(", ");
 
 export const collect = async (stream) => {
@@ -35,7 +35,7 @@ export class Gateway {
     writeFileSync(this.config, pool.replaceAll("http://SIMULATOR", process.env.SIMULATOR_URL));
     this.keys = Object.fromEntries(["anna", "ben", "carl", "dora", "emil"].map((name) => [name, `tg-${secret()}`]));
     const keys = Object.entries(this.keys).map(([name, key]) => [name.toUpperCase(), key]);
-    // The simulator knows an account by what stands before the dot.
+    // The simulator knows an account by the part before the dot.
     const accounts = { NORTH: `north.${secret()}`, SOUTH: `south.${secret()}`, SOUTH_2: `south.${secret()}` };
     this.env = { ...process.env, TIDEGATE_DATA_DIR: `${folder}/data`, ...Object.fromEntries(keys), ...accounts };
   }
@@ -56,7 +56,7 @@ export class Gateway {
     this.#clients = {};
   }
 
-  // Ends it by this signal. Its exit code, or the signal.
+  // Ends the gateway by this signal. Returns its exit code, or the signal.
   async end(signal) {
     const over = once(this.#process, "exit");
     this.#process.kill(signal);
@@ -64,7 +64,7 @@ export class Gateway {
     return by ?? code;
   }
 
-  // Waits until what it remembers is in the data folder: that takes 50 ms where a machine is not busy.
+  // Waits until the recorded ids are in the data folder, which takes 50 ms if the machine is not busy.
   async written() {
     for (const end = Date.now() + 1000; (await this.metric("tidegate_affinity_waiting")) !== 0; await sleep(10)) {
       assert.ok(Date.now() < end, "a second was not enough");
@@ -80,12 +80,12 @@ export class Gateway {
     return readFileSync(this.log, "utf8").split("\n").slice(0, -1);
   }
 
-  // Its log lines about requests that went up.
+  // The log lines of requests that went up.
   requests() {
     return this.lines().filter((line) => line.includes('"attempts":"')).map((line) => JSON.parse(line));
   }
 
-  // The client of one of the people in pool.toml. No second try: each test sees what the first one met.
+  // The client of one of the people in pool.toml. It makes no retry: each test sees the first answer.
   by(name) {
     const options = { baseURL: `${this.url}/v1`, apiKey: this.keys[name], maxRetries: 0, timeout: 20_000 };
     return (this.#clients[name] ??= new OpenAI(options));
@@ -93,18 +93,18 @@ export class Gateway {
 
   // An answer of the pool, streamed or not, as a whole.
   async say(name, more) {
-    // Nobody is to wait for the simulator's own pace.
+    // The simulator must not slow the test down.
     const metadata = more.stream ? { simulate: "delay=0" } : {};
     const answer = await this.by(name).responses.create({ model: "pool", input: "Hello", metadata, ...more });
     if (!more.stream) return answer;
     const events = await collect(answer);
     const { response } = events.find((event) => event.type === "response.completed");
-    // Only whole answers get this of the SDK.
+    // The SDK adds this field only to whole answers.
     const text = events.filter((event) => event.type === "response.output_text.delta").map((event) => event.delta).join("");
     return { ...response, output_text: text };
   }
 
-  // A first turn that the draw brought to the nth account, so that each has its share. Which one, and the answer.
+  // Repeats a first turn until it is at the nth account, so that each account has its share. Returns the account and the answer.
   async begin(nth, name, more) {
     const place = PLACES[nth % PLACES.length];
     for (const end = Date.now() + 20_000; Date.now() < end; ) {

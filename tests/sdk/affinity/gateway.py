@@ -1,4 +1,4 @@
-"""The gateway over the pool: it can be ended and started anew with the same data, as a restart or a crash would."""
+"""The gateway over the pool: it can be stopped and started again with the same data, as in a restart or a crash."""
 
 import json
 import os
@@ -14,12 +14,12 @@ import openai
 HERE = Path(__file__).resolve().parent
 SIMULATOR = os.environ["SIMULATOR_URL"]
 
-# Every account, by what its answers say.
+# Every account, by the marks in its answers.
 PLACES = [(title, name) for title in ("DMXAPI", "ModelVerse", "Ace Data Cloud") for name in ("north", "south")]
 
 
 def where(answer):
-    """Who gave an answer: provider and account."""
+    """The provider and the account of an answer."""
     return re.match(r"Hello from the simulated (.+), account (\w+)\.", answer.output_text).groups()
 
 
@@ -32,7 +32,7 @@ class Gateway:
         self.keys = {name: f"tg-{secrets.token_hex(16)}" for name in ("anna", "ben", "carl", "dora", "emil")}
         self.env = {**os.environ, "TIDEGATE_DATA_DIR": str(folder / "data")}
         self.env |= {name.upper(): key for name, key in self.keys.items()}
-        # The simulator knows an account by what stands before the dot.
+        # The simulator knows an account by the part before the dot.
         accounts = {"NORTH": "north", "SOUTH": "south", "SOUTH_2": "south"}
         self.env |= {name: f"{account}.{secrets.token_hex(16)}" for name, account in accounts.items()}
         self.clients = {}
@@ -51,8 +51,8 @@ class Gateway:
         self.url, self.admin = f"http://{said['listen']}", f"http://{said['admin_listen']}"
 
     async def end(self, signal):
-        """Ends it by this signal. Its exit code, or the signal's negative number."""
-        # Left to the garbage collector, their sockets would be closed under asyncio, which then mixes up the next ones.
+        """Ends the gateway by this signal. Returns its exit code, or the signal's negative number."""
+        # If the garbage collector closed these sockets under asyncio, asyncio would mix up later sockets.
         for client in self.clients.values():
             await client.close()
         self.clients.clear()
@@ -60,7 +60,7 @@ class Gateway:
         return self.process.wait(20)
 
     def written(self):
-        """Waits until what it remembers is in the data folder: that takes 50 ms where a machine is not busy."""
+        """Waits until the recorded ids are in the data folder, which takes 50 ms if the machine is not busy."""
         end = time.monotonic() + 1
         while self.metric("tidegate_affinity_waiting") != 0:
             assert time.monotonic() < end, "a second was not enough"
@@ -74,11 +74,11 @@ class Gateway:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     def requests(self):
-        """Its log lines about requests that went up."""
+        """The log lines of requests that went up."""
         return [entry for line in self.lines() if '"attempts":"' in line and (entry := json.loads(line))["attempts"]]
 
     def by(self, name):
-        """The client of one of the people in pool.toml. No second try: each test sees what the first one met."""
+        """The client of one of the people in pool.toml. It makes no retry: each test sees the first answer."""
         if name not in self.clients:
             self.clients[name] = openai.AsyncOpenAI(
                 base_url=f"{self.url}/v1", api_key=self.keys[name], max_retries=0, timeout=20
@@ -90,14 +90,14 @@ class Gateway:
         arguments = {"model": "pool", "input": "Hello", **arguments}
         if not stream:
             return await self.by(name).responses.create(**arguments)
-        # Nobody is to wait for the simulator's own pace.
+        # The simulator must not slow the test down.
         more = {"stream": True, "metadata": {"simulate": "delay=0"}}
         async with await self.by(name).responses.create(**arguments, **more) as events:
             (end,) = [event.response async for event in events if event.type == "response.completed"]
         return end
 
     async def begin(self, nth, name, **arguments):
-        """A first turn that the draw brought to the nth account, so that each has its share. Which one, and the answer."""
+        """Repeats a first turn until it is at the nth account, so that each account has its share. Returns the account and the answer."""
         place = PLACES[nth % len(PLACES)]
         end = time.monotonic() + 20
         while time.monotonic() < end:

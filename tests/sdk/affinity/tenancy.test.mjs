@@ -1,4 +1,4 @@
-// State belongs to the key that made it and to its group; for everybody else it is as if it had never been.
+// State belongs to the key that made it and to its group. For every other key it looks as if it had never existed.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
@@ -15,14 +15,14 @@ const user = (text) => ({ role: "user", content: text });
 const message = (text) => ({ type: "message", ...user(text) });
 const reference = (id) => ({ type: "item_reference", id });
 
-// An id that looks like this one and never was.
+// An id of the same form that never existed.
 const invented = (known) => {
   const [kind, digits] = known.split("_");
   return `${kind}_${randomBytes(digits.length).toString("hex").slice(0, digits.length)}`;
 };
 const nobodys = (ids) => Object.fromEntries(Object.entries(ids).map(([name, known]) => [name, invented(known)]));
 
-// Some of everything, by one key: what it is called.
+// Creates state of every kind with one key, and returns the ids.
 async function made(name) {
   const calls = gateway.by(name);
   const response = await gateway.say(name, { input: `What ${name} said.`, ...SEALED });
@@ -34,7 +34,7 @@ async function made(name) {
   return Object.fromEntries(Object.entries(all).map(([what, { id }]) => [what, id]));
 }
 
-// Every call with an id in its path. What takes everything away comes last.
+// Every call with an id in its path. The calls that delete everything come last.
 const byId = ({ responses, conversations }, ids) => {
   const inside = { conversation_id: ids.conversation };
   return {
@@ -55,7 +55,7 @@ const byId = ({ responses, conversations }, ids) => {
   };
 };
 
-// Every place of a request that could name one.
+// Every place of a request that could name an id.
 const byReference = ({ responses, conversations }, ids) => {
   const references = {
     previous: { previous_response_id: ids.response },
@@ -79,10 +79,10 @@ const byReference = ({ responses, conversations }, ids) => {
   return calls;
 };
 
-// What tells one request from another, in answers that are the same.
+// The parts that differ between two equal answers.
 const OF_ITS_OWN = ["x-request-id", "x-tidegate-request-id", "date"];
 
-// What came of calls that were all refused, as their client sees it.
+// The errors of calls that are all refused, as the client sees them.
 async function errors(calls) {
   const found = {};
   for (const [name, call] of Object.entries(calls)) {
@@ -99,8 +99,8 @@ async function errors(calls) {
 }
 
 for (const [what, calls] of Object.entries({ byId, byReference })) {
-  test(`${what}: of somebody else is as if it never was`, async () => {
-    // So that nobody answers for strangers because they never made anything.
+  test(`${what}: another owner's state looks as if it never existed`, async () => {
+    // The other key owns state, too. Otherwise it would be refused because it never made anything.
     await made("dora");
     const theirs = await made("anna");
     const client = gateway.by("dora");
@@ -112,7 +112,7 @@ for (const [what, calls] of Object.entries({ byId, byReference })) {
       if (status === 400) assert.equal(code, "previous_response_not_found");
       assert.ok(!Object.values(theirs).some((id) => JSON.stringify(body).includes(id)), name);
     }
-    // It is all still there.
+    // All of the state still exists.
     const { responses, conversations } = gateway.by("anna");
     assert.equal((await responses.retrieve(theirs.response)).id, theirs.response);
     assert.equal((await responses.retrieve(theirs.background)).status, "in_progress");
@@ -121,12 +121,12 @@ for (const [what, calls] of Object.entries({ byId, byReference })) {
   });
 }
 
-test("keys of one group share", async () => {
+test("keys of one group share state", async () => {
   for (const [maker, other] of [["anna", "ben"], ["ben", "anna"]]) {
     const ids = await made(maker);
     await Promise.all(Object.values(byReference(gateway.by(other), ids)).map((call) => call()));
     for (const [name, call] of Object.entries(byId(gateway.by(other), ids))) {
-      // It was not made as a stream, which the provider says: it was asked.
+      // The provider refuses it because the response was not made as a stream: so the request arrived there.
       if (name === "resume") await assert.rejects(call, /created with `stream`/);
       else await call();
     }
@@ -134,8 +134,9 @@ test("keys of one group share", async () => {
   }
 });
 
-test("sealed content goes home whoever brings it", async () => {
-  // Keys rotate, and a session goes on with the next one: it opens nowhere else, and whoever has it has read it.
+test("encrypted content of any key goes to its account", async () => {
+  // Keys rotate, and a session continues with the next key. The content can only be decrypted by its account, and a client that
+  // has it has read it.
   for (let nth = 0; nth < 6; nth++) {
     const [place, answer] = await gateway.begin(nth, "anna", { store: false, ...SEALED });
     const input = [...answer.output, user("And?")];

@@ -1,7 +1,7 @@
-"""State goes home: whatever an answer left behind in one of six accounts, the next request that needs it gets there.
+"""An answer leaves state in one of six accounts: the next request that needs the state goes to that account.
 
-All stories run at once, so that their turns are interleaved over all accounts. Where one of them says `yield`, it waits for the
-others; then Tidegate is stopped, or killed, and started anew.
+All stories run at once, so that their turns are interleaved over all accounts. A story waits for the others at each `yield`.
+When all of them wait, Tidegate is stopped or killed, and started again.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ def user(text):
 
 
 def remembers(answer, turns):
-    """That the provider knows these turns and was told the last one."""
+    """Checks that the provider knows these turns and got the last one."""
     *before, last = turns
     plural = "" if len(before) == 1 else "s"
     words = f" I remember {len(before)} turn{plural}: {'; '.join(before)}. You said: {last}"
@@ -34,9 +34,9 @@ async def unknown(call):
 
 
 async def chain(gateway, nth):
-    """Five turns, each by the id of the one before."""
+    """Five turns, each with the id of the turn before."""
     stream = nth // 6 % 2 == 1
-    # The other half is told by two keys of one group in turn.
+    # In the other half, two keys of one group alternate.
     names = ["anna"] * 5 if nth < 12 else ["anna", "ben", "anna", "ben", "anna"]
     turns = [f"chain {nth} turn {turn}" for turn in range(1, 6)]
     place, answer = await gateway.begin(nth, names[0], input=turns[0], stream=stream)
@@ -48,7 +48,7 @@ async def chain(gateway, nth):
         assert where(answer) == place
         remembers(answer, turns[: turn + 1])
     calls = gateway.by("ben").responses
-    # Page after page, by the SDK itself.
+    # The SDK reads page after page by itself.
     items = [item async for item in calls.input_items.list(answer.id, limit=2, order="asc")]
     assert [item.content[0].text for item in items if item.role == "user"] == turns
     assert (await calls.retrieve(answer.id)).output_text == answer.output_text
@@ -59,7 +59,7 @@ async def chain(gateway, nth):
 
 
 async def stateless(gateway, nth):
-    """Five turns of which the provider keeps nothing: the client brings the sealed reasoning of all before."""
+    """Five turns that the provider does not store: the client sends the encrypted reasoning of all earlier turns."""
     said = [user(f"stateless {nth}")]
     place, answer = await gateway.begin(nth, "anna", input=said, **SEALED)
     for turn in range(1, 5):
@@ -73,13 +73,13 @@ async def stateless(gateway, nth):
 
 
 async def polled(gateway, nth):
-    """In the background, looked at until it is done, then continued."""
+    """A background response that is polled until it is complete, and then continued."""
     calls = gateway.by("anna").responses
     text = f"background {nth}"
     made = await calls.create(model="pool", input=text, background=True, metadata={"simulate": "polls=4"})
     assert made.status == "queued"
     for look in range(1, 5):
-        # Tidegate polls the response too, after some seconds: on a slow machine it is completed before the fourth look.
+        # Tidegate polls the response too, after some seconds: on a slow machine it is complete before the fourth look.
         status = (await gateway.by("ben").responses.retrieve(made.id)).status
         assert status == "completed" or (status == "in_progress" and look < 4)
         if look in (1, 2):
@@ -91,7 +91,7 @@ async def polled(gateway, nth):
 
 
 async def cancelled(gateway, nth):
-    """In the background, and cancelled."""
+    """A background response that is cancelled."""
     endless = {"background": True, "metadata": {"simulate": "polls=1000000"}}
     made = await gateway.by("anna").responses.create(model="pool", input=f"endless {nth}", **endless)
     yield
@@ -104,7 +104,7 @@ async def cancelled(gateway, nth):
 
 
 async def resumed(gateway, nth):
-    """A stream in the background that breaks, or that its client leaves, and is told on from there."""
+    """A background stream that breaks, or that its client leaves, and that is resumed."""
     breaks = nth % 2 == 0
     more = {"metadata": {"simulate": "cut at=8"}} if breaks else {}
     text = f"resumed {nth}"
@@ -133,7 +133,7 @@ async def resumed(gateway, nth):
 
 
 async def early(gateway, nth):
-    """The next turn comes while the answer that it goes on from is still being told."""
+    """The next turn starts while the answer that it continues is still being streamed."""
     turns = [f"early {nth}", "And?"]
     slow = {"metadata": {"simulate": "delay=20"}}
     async with await gateway.by("anna").responses.create(model="pool", input=turns[0], stream=True, **slow) as events:
@@ -148,7 +148,7 @@ async def early(gateway, nth):
 
 
 async def conversation(gateway, nth):
-    """What is said in a conversation, which is made where no model says the place."""
+    """The turns of a conversation, which is created by a request without a model."""
     maker, title = ("carl", "ModelVerse") if nth % 2 else ("anna", "Ace Data Cloud")
     turns = [f"conversation {nth}", "word 1", "word 2", "word 3"]
     calls = gateway.by(maker).conversations
@@ -170,7 +170,7 @@ async def conversation(gateway, nth):
     assert page.has_more and page.data[0].id == items[-1].id
     added = await calls.items.create(made.id, items=[{"type": "message", "role": "user", "content": "more"}])
     assert (await calls.items.retrieve(added.first_id, conversation_id=made.id)).content[0].text == "more"
-    # An item of it, and an item that came by adding, stand for themselves elsewhere too.
+    # An item of the conversation, and an added item, can be referenced elsewhere, too.
     for known in (items[-1].id, added.first_id):
         answer = await gateway.say("anna", input=[{"type": "item_reference", "id": known}, user("And?")])
         assert where(answer) in places
@@ -184,12 +184,12 @@ async def conversation(gateway, nth):
 
 
 async def compacted(gateway, nth):
-    """Two turns, which are then one sealed item, with which it goes on."""
+    """Two turns that are compacted into one encrypted item, which the next turn continues."""
     place, answer = await gateway.begin(nth, "anna", input=f"compacted {nth}")
     answer = await gateway.say("anna", input="word 2", previous_response_id=answer.id)
     small = await gateway.by("anna").responses.compact(model="pool", input=[user("word 3")], previous_response_id=answer.id)
     assert [item.type for item in small.output] == ["message"] * 3 + ["compaction"]
-    # The SDK's types do not know everything that an item of a compaction may have.
+    # The SDK's types do not know every field that an item of a compaction may have.
     said = [item.to_dict(warnings=False) for item in small.output]
     for turn in (4, 5):
         yield
@@ -208,7 +208,7 @@ async def referred(gateway, nth):
     thought, message = answer.output
     for name in ("anna", "ben"):
         yield
-        # As a reference, as the short form of one, and as reasoning that came without its sealed content.
+        # As a reference, as the short form of a reference, and as reasoning without its encrypted content.
         for item in (
             {"type": "item_reference", "id": message.id},
             {"id": message.id},
@@ -222,7 +222,7 @@ STORIES = (stateless, polled, cancelled, resumed, early, conversation, compacted
 
 
 async def play(stories, *between):
-    """Runs all stories at once; wherever they wait, the next of these happens."""
+    """Runs all stories at once. Whenever all of them wait, the next function of `between` runs."""
     failures = []
     for happens in (*between, None):
         results = await asyncio.gather(*(anext(story, None) for story in stories.values()), return_exceptions=True)
@@ -241,7 +241,7 @@ async def test_chains(gateway):
         gateway.start()
 
     async def crashed():
-        # This is what is promised: of what was answered longer ago than it takes to write, nothing is lost.
+        # The promise: no id is lost whose answer is older than the time of a write.
         gateway.written()
         assert await gateway.end(signal.SIGKILL) == -signal.SIGKILL
         gateway.start()
@@ -250,7 +250,7 @@ async def test_chains(gateway):
     stories = {f"{told.__name__} {nth}": told(gateway, nth) for told, count in counts.items() for nth in range(count)}
     await play(stories, restarted, crashed)
 
-    # Nobody but the one account was ever asked, by any of its credentials.
+    # Only the one account got requests, by any of its credentials.
     attempts = [entry["attempts"] for entry in gateway.requests()]
     assert not [several for several in attempts if ";" in several]
     credentials = ["NORTH", "SOUTH"]

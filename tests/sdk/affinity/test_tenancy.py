@@ -1,4 +1,4 @@
-"""State belongs to the key that made it and to its group; for everybody else it is as if it had never been."""
+"""State belongs to the key that made it and to its group. For every other key it looks as if it had never existed."""
 
 import asyncio
 import secrets
@@ -16,13 +16,13 @@ def user(text):
 
 
 def invented(known):
-    """An id that looks like this one and never was."""
+    """An id of the same form that never existed."""
     kind, digits = known.split("_")
     return f"{kind}_{secrets.token_hex(len(digits))[: len(digits)]}"
 
 
 async def made(gateway, name):
-    """Some of everything, by one key: what it is called."""
+    """Creates state of every kind with one key, and returns the ids."""
     calls = gateway.by(name)
     response = await gateway.say(name, input=f"What {name} said.", **SEALED)
     conversation = await calls.conversations.create(items=[{"type": "message", "role": "user", "content": f"Of {name}."}])
@@ -40,7 +40,7 @@ async def made(gateway, name):
 
 
 def by_id(client, ids):
-    """Every call with an id in its path. What takes everything away comes last."""
+    """Every call with an id in its path. The calls that delete everything come last."""
     responses, conversations, items = client.responses, client.conversations, client.conversations.items
     message = {"type": "message", "role": "user", "content": "more"}
     return {
@@ -62,7 +62,7 @@ def by_id(client, ids):
 
 
 def by_reference(client, ids):
-    """Every place of a request that could name one."""
+    """Every place of a request that could name an id."""
     calls = client.responses
     references = {
         "previous": {"previous_response_id": ids.response},
@@ -91,12 +91,12 @@ async def listed(pages):
     return [item async for item in pages]
 
 
-# What tells one request from another, in answers that are the same.
+# The parts that differ between two equal answers.
 OF_ITS_OWN = {"x-request-id", "x-tidegate-request-id", "date"}
 
 
 async def errors(calls):
-    """What came of calls that were all refused, as their client sees it, byte for byte."""
+    """The errors of calls that are all refused, as the client sees them, byte for byte."""
     found = {}
     for name, call in calls.items():
         with pytest.raises(openai.APIStatusError) as caught:
@@ -114,8 +114,8 @@ def nobodys(ids):
 
 @pytest.mark.parametrize("calls", [by_id, by_reference])
 @pytest.mark.parametrize("stranger", ["dora", "emil"])
-async def test_of_somebody_else_is_as_if_it_never_was(gateway, calls, stranger):
-    # So that nobody answers for strangers because they never made anything.
+async def test_state_of_another_owner_looks_as_if_it_never_existed(gateway, calls, stranger):
+    # The other key owns state, too. Otherwise it would be refused because it never made anything.
     await made(gateway, stranger)
     theirs = await made(gateway, "anna")
     client = gateway.by(stranger)
@@ -126,7 +126,7 @@ async def test_of_somebody_else_is_as_if_it_never_was(gateway, calls, stranger):
         assert (kind, status) == expected, name
         assert "previous" not in name or code == "previous_response_not_found"
         assert not [known for known in vars(theirs).values() if known.encode() in content], name
-    # It is all still there.
+    # All of the state still exists.
     owner = gateway.by("anna")
     assert (await owner.responses.retrieve(theirs.response)).id == theirs.response
     assert (await owner.responses.retrieve(theirs.background)).status == "in_progress"
@@ -134,7 +134,7 @@ async def test_of_somebody_else_is_as_if_it_never_was(gateway, calls, stranger):
     assert [item.id for item in (await owner.conversations.items.list(theirs.conversation)).data] == [theirs.item]
 
 
-async def test_an_item_of_somebody_else_in_a_conversation_of_ones_own(gateway):
+async def test_another_owners_item_is_unknown_in_an_own_conversation(gateway):
     ours, theirs = await made(gateway, "dora"), await made(gateway, "anna")
 
     def calls(item):
@@ -146,7 +146,7 @@ async def test_an_item_of_somebody_else_in_a_conversation_of_ones_own(gateway):
             "add items": items.create(ours.conversation, items=[message]),
         }
 
-    # Providers say which item it is that they do not know, so the ids are masked.
+    # Providers name the unknown item in the error, so the ids are masked.
     def masked(found, item):
         return {name: (*rest, content.replace(item.encode(), b"ID")) for name, (*rest, content, _) in found.items()}
 
@@ -157,7 +157,7 @@ async def test_an_item_of_somebody_else_in_a_conversation_of_ones_own(gateway):
         assert {entry[0] for entry in refused.values()} == {openai.NotFoundError}
 
 
-async def test_keys_of_one_group_share(gateway):
+async def test_keys_of_one_group_share_state(gateway):
     async def told(call):
         answer = await call
         if isinstance(answer, openai.AsyncStream):
@@ -168,7 +168,7 @@ async def test_keys_of_one_group_share(gateway):
         await asyncio.gather(*(told(call) for call in by_reference(gateway.by(other), ids).values()))
         for name, call in by_id(gateway.by(other), ids).items():
             if name == "resume":
-                # It was not made as a stream, which the provider says: it was asked.
+                # The provider refuses it because the response was not made as a stream: so the request arrived there.
                 with pytest.raises(openai.BadRequestError, match="created with `stream`"):
                     await call
             else:
@@ -177,8 +177,9 @@ async def test_keys_of_one_group_share(gateway):
             await gateway.by(maker).responses.retrieve(ids.response)
 
 
-async def test_sealed_content_goes_home_whoever_brings_it(gateway):
-    # Keys rotate, and a session goes on with the next one: it opens nowhere else, and whoever has it has read it.
+async def test_encrypted_content_of_any_key_goes_to_its_account(gateway):
+    # Keys rotate, and a session continues with the next key. The content can only be decrypted by its account, and a client that
+    # has it has read it.
     for nth in range(6):
         place, answer = await gateway.begin(nth, "anna", store=False, **SEALED)
         said = [*(item.to_dict() for item in answer.output), user("And?")]
@@ -186,8 +187,8 @@ async def test_sealed_content_goes_home_whoever_brings_it(gateway):
         assert where(answer) == place and "I opened 1 sealed item" in answer.output_text
 
 
-async def test_whole_items_with_ids_of_somebody_else_are_only_items(gateway):
-    # Codex gives ids of its own making to what it says, which no provider knows: such an id is asked of nobody.
+async def test_whole_items_with_another_owners_ids_go_up(gateway):
+    # Codex gives its own messages ids of its own, which no provider knows. Such an id is not looked up.
     theirs = await made(gateway, "anna")
     places = set()
     for known in [theirs.item, invented(theirs.item)] * 12:
@@ -198,8 +199,8 @@ async def test_whole_items_with_ids_of_somebody_else_are_only_items(gateway):
     assert len(places) > 1
 
 
-async def test_an_account_that_its_key_may_no_longer_use(gateway):
-    # carl may use one provider only; what his group made elsewhere is lost to him, which is another thing than unknown.
+async def test_state_at_a_provider_that_the_key_may_not_use_is_lost(gateway):
+    # carl may use one provider only. State that his group made elsewhere is lost to him, which is another error than unknown.
     _, answer = await gateway.begin(0, "anna")
     with pytest.raises(openai.APIStatusError) as caught:
         await gateway.say("carl", previous_response_id=answer.id)

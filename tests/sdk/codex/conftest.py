@@ -1,4 +1,4 @@
-"""The real Codex, set up so that nothing of the machine's own Codex is touched and nothing leaves the machine."""
+"""The real Codex, configured so that it touches nothing of the machine's own Codex and sends nothing beyond the machine."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ def offered():
 
 @dataclass
 class Run:
-    """One run of `codex exec`: what it printed, and how it ended."""
+    """One run of `codex exec`: its output and its exit code."""
 
     code: int
     events: list
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def errors(self):
-        """What a person sees of trouble. That it has no data about our names of models is no trouble."""
+        """The errors that a person sees. A warning that Codex does not know the names of Tidegate's models is no error."""
         items = [item["message"] for item in self.items("error") if "Model metadata" not in item["message"]]
         return [event["message"] for event in self.of("error")] + items
 
     def upstream(self):
-        """What reached the providers of this thread."""
+        """The requests that reached the providers in this thread."""
         with urllib.request.urlopen(f"{SIMULATOR}/simulator/received") as answer:
             entries = json.load(answer)["data"]
         return [entry for entry in entries if entry["headers"].get("thread-id") == self.thread]
@@ -73,7 +73,7 @@ class Codex:
             made.mkdir()
 
     def log_in(self):
-        """As with a ChatGPT account; its access token is our key. No signature is checked offline."""
+        """A login as with a ChatGPT account; its access token is the gateway's key. Codex checks no signature offline."""
         part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
         plan = {"chatgpt_plan_type": "pro", "chatgpt_user_id": "user-1", "chatgpt_account_id": "account-1"}
         claims = {"email": "a@example.com", "exp": int(time.time()) + 864000, "https://api.openai.com/auth": plan}
@@ -94,7 +94,7 @@ class Codex:
         quiet = ["analytics.enabled=false", "check_for_update_on_startup=false", f'chatgpt_base_url="{base}/none/"']
         settings = [word for setting in quiet for word in ("-c", setting)]
         command = [CODEX, "exec", "--json", "--skip-git-repo-check", "-m", model, *where, *settings, *more, prompt]
-        # Whatever it would look for elsewhere goes to a port where nobody listens.
+        # Every other connection of Codex goes to a port without a listener.
         nowhere = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "all")}
         nowhere |= {name.upper(): value for name, value in nowhere.items()} | {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "CODEX_HOME": str(self.home), **nowhere}

@@ -1,4 +1,4 @@
-"""What goes between Codex and the gateway, to see what it really sends."""
+"""A relay between Codex and the gateway, which shows what Codex really sends."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ class Connection:
 
 
 class Relay:
-    """Passes bytes on as they come and remembers them."""
+    """Passes bytes on unchanged and remembers them."""
 
     def __init__(self, host, port):
         self.target = (host, port)
@@ -37,7 +37,7 @@ class Relay:
         self.listener.close()
 
     def requests(self):
-        """Every request so far, in the order of their connections."""
+        """Every request so far, in the order of the connections."""
         return [request for connection in self.connections for request in parse(bytes(connection.sent))]
 
     def _accept(self):

@@ -26,7 +26,7 @@ for (const model of MODELS) {
     assert.equal(data.status, "completed");
     const entry = await outcome(response.headers.get("x-tidegate-request-id"));
     assert.deepEqual([entry.end, entry.total_tokens], ["completed", data.usage.total_tokens]);
-    // The provider's id, which its support asks for, and ours, which is in our log.
+    // The provider's id, which its support needs, and Tidegate's own, which is in its log.
     assert.equal(data._request_id, response.headers.get("x-request-id"));
     assert.equal(entry.upstream_request_id, data._request_id);
   });
@@ -49,8 +49,8 @@ for (const model of MODELS) {
     let text = "";
     stream.on("response.output_text.delta", (event) => (text += event.delta));
     if (model.startsWith("modelverse/")) {
-      // The helper refuses event types that it does not know, such as this provider's `response.done`. It comes as
-      // it was sent all the same: bytes are not ours to change.
+      // The helper refuses event types that it does not know, such as this provider's `response.done`. Tidegate passes them
+      // unchanged all the same.
       await assert.rejects(stream.finalResponse(), /response\.done|unknown|snapshot/i);
     } else {
       assert.equal((await stream.finalResponse()).output_text, text);
@@ -124,7 +124,7 @@ for (const model of MODELS) {
   });
 }
 
-test("many at once", async () => {
+test("many concurrent requests", async () => {
   const openai = client();
   const questions = Array.from({ length: 50 }, (_, number) => `Question ${number}.`);
   const answers = await Promise.all(questions.map((input) => openai.responses.create({ model: "smart", input })));

@@ -1,10 +1,10 @@
-// Which exception a program sees, and what is on it.
+// The exception that a program gets, and its fields.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
 import { MODELS, client, outcome, simulate } from "./stack.mjs";
 
-// The error that a request raises.
+// The error of a request.
 async function refused(more, options) {
   const error = await client(options)
     .responses.create({ model: "smart", input: "Hello", ...more })

@@ -1,4 +1,4 @@
-// The simulator itself, without a gateway: what it keeps, by the SDK's own calls, and for one account only.
+// The simulator itself, without a gateway: the state that it keeps, by the SDK's own calls, and for one account only.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";

@@ -1,4 +1,4 @@
-"""What `run` started, and clients for it."""
+"""The processes that `run` started, and clients for them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ GATEWAY = os.environ["GATEWAY_URL"]
 ADMIN = os.environ["ADMIN_URL"]
 KEY = os.environ["TIDEGATE_KEY"]
 
-# One model of each personality of the simulator, addressed directly, so that the test says which one answers.
+# One model of each personality of the simulator, addressed directly, so that the test decides which one answers.
 MODELS = ["dmxapi/gpt-5-mini", "dmxapi/gpt-5.2-pro", "modelverse/gpt-4o", "acedata/gpt-4.1"]
 
 
@@ -22,7 +22,7 @@ def simulate(words):
 
 
 def settings(**more):
-    # No second try: each test sees what the first one met.
+    # No retry: each test sees the first answer.
     return {"base_url": f"{GATEWAY}/v1", "api_key": KEY, "max_retries": 0, "timeout": 20, **more}
 
 
@@ -38,7 +38,7 @@ def model(request):
 
 
 def outcome(request_id, within=2.0):
-    """The gateway's log line about a request, which it writes when the request is over."""
+    """The gateway's log line about a request, which it writes at the end of the request."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         for line in Path(os.environ["GATEWAY_LOG"]).read_text().splitlines():

@@ -31,7 +31,7 @@ def test_text(client, model):
     assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens > 0
 
 
-def test_a_name_of_our_own_reaches_the_provider_as_its_name(client):
+def test_a_configured_model_name_reaches_the_provider_as_the_providers_name(client):
     raw = client.responses.with_raw_response.create(model="smart", input="Hello")
     assert raw.parse().model == "gpt-5.2-pro"
     entry = outcome(raw.headers["x-tidegate-request-id"])
@@ -85,11 +85,11 @@ def test_images(client, model):
     images = [{"type": "input_image", "image_url": url, "detail": "auto"} for url in (data, "https://example.com/a.png")]
     content = [{"type": "input_text", "text": "What is this?"}, *images]
     answer = client.responses.create(model=model, input=[{"role": "user", "content": content}])
-    # The simulator says how many it saw, and how large the one was that came with the request.
+    # The simulator reports the number of images, and the size of the one that the request contains.
     assert "2 images" in answer.output_text and str(len(PNG)) in answer.output_text
 
 
-def test_reasoning_goes_round(client, model):
+def test_encrypted_reasoning_is_sent_back_and_accepted(client, model):
     ask = {"model": model, "store": False, "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}}
     first = client.responses.create(input="Think.", **ask)
     (thought,) = [item for item in first.output if item.type == "reasoning"]

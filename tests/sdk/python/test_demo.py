@@ -1,4 +1,4 @@
-"""`tidegate demo`: what it prints works when it is pasted into a shell as it stands."""
+"""`tidegate demo`: its printed examples work when they are pasted into a shell."""
 
 import os
 import re
@@ -14,7 +14,7 @@ SDK = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def demo():
-    """The demo's greeting."""
+    """The greeting of the demo."""
     with tempfile.TemporaryDirectory() as folder:
         command = [os.environ["BINARY"], "demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
         env = {**os.environ, "TMPDIR": folder}
@@ -27,13 +27,13 @@ def demo():
         yield greeting
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=5) == 0
-        # Nothing of a demo outlives it.
+        # No process of a demo outlives it.
         assert os.listdir(folder) == []
 
 
 @pytest.mark.parametrize("title", ["curl", "openai-python", "openai-node"])
 def test_an_example(demo, title, tmp_path):
-    # From the line after the title to the next line that begins a paragraph.
+    # The example is the text from the line after the title to the next paragraph.
     example = re.search(rf"^# {title}\b.*\n((?:.+\n)+)", demo, re.MULTILINE)[1]
     (tmp_path / "node_modules").symlink_to(SDK / "node_modules")
     path = [str(SDK / ".venv/bin"), str(Path(os.environ["NODE"]).parent), os.environ["PATH"]]

@@ -1,4 +1,4 @@
-"""Which exception a program sees, and what is on it."""
+"""The exception that a program gets, and its fields."""
 
 import concurrent.futures
 import os
@@ -21,7 +21,7 @@ CLASSES = {
 
 
 def refused(client, code, **arguments):
-    """The error that `create` raises, once it has the fields of every error of ours."""
+    """The error that `create` raises, after a check of the fields that every error of Tidegate has."""
     with pytest.raises(openai.APIStatusError) as caught:
         client.responses.create(**{"model": "smart", "input": "Hello", **arguments})
     error = caught.value
@@ -56,7 +56,7 @@ def test_model(client):
 
 def test_path(client):
     with pytest.raises(openai.NotFoundError) as caught:
-        # A list of a whole account is nobody's.
+        # No key may list everything in an account.
         client.files.list()
     assert caught.value.code == "unknown_url"
 
@@ -71,17 +71,17 @@ def test_too_large(client):
     ours(error, openai.APIStatusError, 413)
 
 
-def test_our_credential_is_not_the_clients_fault(client):
+def test_a_refused_credential_is_no_error_of_the_client(client):
     error = refused(client, "upstream_auth", model="refusing/gpt-5-mini")
     ours(error, openai.InternalServerError, 502)
-    # The provider's own text shows the ends of the key that it was sent.
+    # The provider's own text shows the ends of the key that it got.
     assert os.environ["REFUSED_KEY"][-4:] not in error.response.text
     for directive in ("error=unauthorized", "error=402", "error=balance"):
         error = refused(client, "upstream_auth", model="acedata/gpt-4.1", **simulate(directive))
         ours(error, openai.InternalServerError, 502)
 
 
-def test_upstream_away(client):
+def test_an_unreachable_upstream(client):
     ours(refused(client, "upstream_unreachable", model="away/gpt-4o"), openai.InternalServerError, 502)
 
 
@@ -91,13 +91,13 @@ def test_upstream_leaves_without_an_answer(client):
 
 
 @pytest.mark.parametrize("directive", ["redirect", "html=200"])
-def test_no_answer_of_an_api(client, model, directive):
+def test_an_answer_that_is_not_from_an_api(client, model, directive):
     error = refused(client, "upstream_bad_answer", model=model, **simulate(directive))
     ours(error, openai.InternalServerError, 502)
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 429, 500, 503])
-def test_the_providers_own(client, model, status):
+def test_errors_of_the_provider(client, model, status):
     with pytest.raises(CLASSES[status]) as caught:
         client.responses.create(model=model, **simulate(f"error={status} retry-after=7"))
     error = caught.value
@@ -109,13 +109,13 @@ def test_the_providers_own(client, model, status):
 
 
 @pytest.mark.parametrize("name", ["policy", "region"])
-def test_a_refusal_that_is_about_the_request(client, name):
+def test_a_provider_error_about_the_request(client, name):
     with pytest.raises(openai.PermissionDeniedError):
         client.responses.create(model="smart", **simulate(f"error={name}"))
 
 
 def test_the_sdks_own_retries(client):
-    """Each is a request of its own: the gateway hides none and adds none."""
+    """Each retry is a request of its own: the gateway hides none and adds none."""
     with pytest.raises(openai.RateLimitError) as caught:
         client.with_options(max_retries=1).responses.create(model="smart", **simulate("error=429 retry-after=1"))
     assert caught.value.response.request.headers["x-stainless-retry-count"] == "1"
@@ -130,19 +130,19 @@ def test_a_plain_answer_that_breaks(client, model):
 def test_request_ids(client, model):
     raw = client.responses.with_raw_response.create(model=model, input="Hello")
     answer = raw.parse()
-    # The provider's, which its support asks for; and ours, which is in our log.
+    # The provider's id, which its support needs; and Tidegate's own, which is in its log.
     assert answer._request_id == raw.headers["x-request-id"]
     assert answer._request_id != raw.headers["x-tidegate-request-id"]
     assert outcome(raw.headers["x-tidegate-request-id"])["upstream_request_id"] == answer._request_id
 
 
-def test_headers_that_must_not_come_down(client, model):
+def test_headers_that_never_reach_the_client(client, model):
     headers = client.responses.with_raw_response.create(model=model, input="Hello").headers
     assert not {"set-cookie", "openai-model", "openai-organization", "location"} & set(headers)
 
 
 def test_a_batch_beyond_the_limit_succeeds_at_its_first_retry():
-    """As `ChatOpenAI.batch` of LangChain asks: all at once. Each refused request is told its own turn, in place of one for all."""
+    """LangChain's `ChatOpenAI.batch` sends all requests at once. Each refused request gets its own Retry-After."""
     batch = 34  # Four more than the 30 requests a minute of this key.
     key = os.environ["TIDEGATE_BATCH_KEY"]
     with openai.OpenAI(**settings(api_key=key, max_retries=1, timeout=60)) as client:

@@ -1,4 +1,4 @@
-"""Histories of every item type that this openai-python knows, and of types that nobody knows: a provider gets them as they are."""
+"""Histories of every item type that this openai-python knows, and of unknown types: a provider gets them unchanged."""
 
 import json
 import types
@@ -14,14 +14,14 @@ ITEMS = typing.get_args(response_input_item_param.ResponseInputItemParam)
 
 
 def value(kind, full):
-    """Any value of an annotation. `full`: with every optional field, else with required ones only."""
+    """Any value of an annotation. With `full`, every optional field is set; otherwise only the required ones."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Required, NotRequired, typing.Annotated):
         return value(args[0], full)
     if origin is typing.Literal:
         return args[0]
     if origin in (typing.Union, types.UnionType):
-        # None where that is allowed and nothing more is asked for: replayed items often hold null.
+        # None where the annotation allows it: replayed items often hold null.
         return None if not full and type(None) in args else value(args[0], full)
     if is_typeddict(kind):
         return fields(kind, full)
@@ -40,7 +40,7 @@ def fields(kind, full):
 
 
 def histories():
-    """Each type twice, with an id that the client made, as Codex does it."""
+    """Each type twice, with an id that the client made, as Codex does."""
     for kind in ITEMS:
         for full in (False, True):
             item = fields(kind, full)
@@ -53,7 +53,7 @@ def histories():
 
 
 def is_empty(item):
-    """Holds nothing but an id: a provider would have to look that up. Its `status` says that a call ran, but pictures are looked up."""
+    """Whether the item holds only an id, so that a provider has to look it up. Its `status` says that a call ran, but pictures are looked up."""
     kind = item.get("type", "")
     is_record = kind.endswith("_call") and kind != "image_generation_call"
     labels = {"id", "type", "role"} | (set() if is_record else {"status"})
@@ -71,7 +71,7 @@ def test_an_item_with_content_goes_up_as_it_is(item):
             assert answer.status == 200
     except urllib.error.HTTPError as refused:
         error = json.load(refused)["error"]
-        # The simulated provider judges items, too; its errors are its own.
+        # The simulated provider checks items as well, and its errors are its own.
         ours = error["code"] in ("unknown_id", "conflicting_state", "repeated_field", "invalid_json", "state_unavailable")
         assert is_empty(item) or not ours, error
 

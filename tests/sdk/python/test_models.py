@@ -8,7 +8,7 @@ import pytest
 
 def test_list(client):
     models = client.models.list().data
-    # Wildcards and what only `upstream/model` reaches are not listed.
+    # Wildcards, and models that only `upstream/model` reaches, are not listed.
     assert [model.id for model in models] == ["smart", "team/gpt-4o:fast"]
     assert {model.object for model in models} == {"model"}
 

@@ -1,4 +1,4 @@
-"""The simulator itself, without a gateway: what it keeps has the shapes that the SDK knows, and belongs to one account."""
+"""The simulator itself, without a gateway: its state has the shapes that the SDK knows, and belongs to one account."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def provider(request):
 
 
 def valid(model, kind=Response):
-    """The object as the SDK's own types check it strictly. No page of the three has the one field that is added."""
+    """The object, checked strictly by the SDK's own types. The added field is in no documentation of the three providers."""
     fields = model.to_dict()
     if fields.get("usage"):
         fields["usage"]["input_tokens_details"]["cache_write_tokens"] = 0
@@ -49,7 +49,7 @@ def valid(model, kind=Response):
 def test_chain(provider):
     previous = None
     for turn in range(1, 6):
-        # A key that is changed stays in its account.
+        # A changed key stays in its account.
         client = provider.same if turn == 3 else provider.ours
         answer = provider.create(client=client, input=f"word {turn}", previous_response_id=previous)
         assert ("I remember" in answer.output_text) == (turn > 1)
@@ -101,7 +101,7 @@ def test_input_items(provider):
     first = provider.create(input="zero")
     made = provider.create(input=[{"role": "user", "content": str(n)} for n in range(1, 8)], previous_response_id=first.id)
     items = provider.ours.responses.input_items
-    # Page after page, by the SDK itself.
+    # The SDK reads page after page by itself.
     texts = [item.content[0].text for item in items.list(made.id, limit=2, order="asc", include=["message.output_text.logprobs"])]
     assert (texts[0], texts[2:]) == ("zero", [str(n) for n in range(1, 8)])
     newest = [item.content[0].text for item in items.list(made.id, limit=4)]
@@ -161,7 +161,7 @@ def test_compaction_and_counting(provider):
     assert compacted.usage.input_tokens == counted.input_tokens > first.usage.total_tokens
     assert isinstance(compacted, CompactedResponse) and compacted.object == "response.compaction"
     assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
-    # The SDK's type of a user's message in there is that of an answer.
+    # In the SDK, the type of a user's message in a compaction is the type of an answer's message.
     turns = [*(item.to_dict(warnings=False) for item in compacted.output), {"role": "user", "content": "three"}]
     assert "I opened 1 sealed item, the last of turn 2." in provider.create(input=turns).output_text
     with pytest.raises(openai.BadRequestError):
@@ -186,7 +186,7 @@ def test_chat(provider):
 
 
 def test_embeddings(provider):
-    # The SDK asks for base64 where nothing is said.
+    # By default, the SDK asks for base64.
     ask = {"model": "text-embedding-3-small", "input": ["one", "two", "one"], "dimensions": 8}
     packed, plain = (provider.ours.embeddings.create(**ask, **more) for more in ({}, {"encoding_format": "float"}))
     vectors = [entry.embedding for entry in packed.data]
@@ -194,7 +194,7 @@ def test_embeddings(provider):
     assert len(vectors[0]) == 8 and vectors[0] == vectors[2] != vectors[1] and packed.usage.prompt_tokens == 3
 
 
-def test_what_came_is_told(provider):
+def test_received_requests_are_listed(provider):
     marker = secrets.token_hex(8)
     provider.create(client=provider.theirs, input=marker)
     with urllib.request.urlopen(f"{SIMULATOR}/simulator/received?account=theirs") as answer:

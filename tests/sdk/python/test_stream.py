@@ -91,7 +91,7 @@ def test_a_client_that_stops_in_mid_stream(client, model):
     stream.close()
     entry = outcome(raw.headers["x-tidegate-request-id"])
     assert entry["end"] == "client_gone"
-    # 1000 events of 20 ms each were asked for.
+    # The test asked for 1000 events of 20 ms each.
     assert entry["took_ms"] < 5000
 
 

@@ -19,7 +19,7 @@ fn chat(streamed: bool, text: &str) -> Observation {
 }
 
 #[test]
-fn chat_streams() {
+fn chat_streams_are_observed() {
     let chunk = |rest: &str| {
         format!("data: {{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"model\":\"gpt-4o\",{rest}}}\n\n")
     };
@@ -59,7 +59,7 @@ fn chat_streams() {
 }
 
 #[test]
-fn chat_answers() {
+fn chat_answers_are_observed() {
     let completion = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4o","choices":[{"message":{"content":"x"}}],
         "usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,"prompt_tokens_details":{"cached_tokens":4},
         "completion_tokens_details":{"reasoning_tokens":8}}}"#;
@@ -82,7 +82,7 @@ fn chat_answers() {
 }
 
 #[test]
-fn sound_that_a_chat_left_behind_is_learned() {
+fn ids_of_stored_audio_in_a_chat_are_learned() {
     let learned = [AnswerReference {
         kind: Kind::Item,
         reference: Reference::new(Kind::Item, b"audio_1"),
@@ -101,7 +101,7 @@ fn sound_that_a_chat_left_behind_is_learned() {
 
 /// How far a response is, which a background one is not with its answer.
 #[test]
-fn status_of_responses() {
+fn the_status_of_a_response_is_read() {
     fn status(observer: fn(AnswerDialect) -> Observer, text: &str) -> Option<ResponseStatus> {
         let seen = [1, 5, text.len()].map(|size| {
             let mut observer = observer(AnswerDialect::Responses);

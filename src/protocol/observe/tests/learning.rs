@@ -10,7 +10,7 @@ use crate::{
 
 type Named<'a> = (crate::domain::origin::Kind, &'a str);
 
-/// What is learned, and in which piece.
+/// The learned references, and the piece that each is learned in.
 fn learn_pieces<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<AnswerReference>> {
     let mut learned: Vec<_> = pieces
         .into_iter()
@@ -70,7 +70,7 @@ fn event(data: &str, found: &[Named<'_>]) {
 }
 
 #[test]
-fn learns_of_bodies() {
+fn references_in_bodies_are_learned() {
     let item = r#"{"id":"rs_1","type":"reasoning","encrypted_content":"g\u0041","summary":[{"id":"x"}]}"#;
     body(
         format!(
@@ -111,7 +111,7 @@ fn learns_of_bodies() {
 }
 
 #[test]
-fn learns_of_events() {
+fn references_in_events_are_learned() {
     for kind in ["created", "queued", "in_progress", "completed", "done", "failed", "incomplete"] {
         let found = [(Response, "resp_1"), (Conversation, "conv_1"), (Item, "msg_1")];
         let response =
@@ -138,9 +138,9 @@ fn learns_of_events() {
     );
 }
 
-/// Who has another's id echoed does not own it.
+/// A client does not own an id only because the answer echoes it.
 #[test]
-fn what_is_echoed_is_not_learned() {
+fn echoed_references_are_not_learned() {
     let echo = r#""previous_response_id":"x","tools":[{"id":"x","container":"x","container_id":"x","file_ids":["x"],"vector_store_ids":["x"]}],
         "prompt":{"id":"x","variables":{"a":{"file_id":"x"}}},"metadata":{"id":"x","output":[{"id":"x"}]},"instructions":[{"id":"x","encrypted_content":"x"}],
         "input":[{"id":"x","encrypted_content":"x"}],"item":{"id":"x"},"reasoning":{"encrypted_content":"x","id":"x"},"file_id":"x","container_id":"x""#;
@@ -155,13 +155,13 @@ fn what_is_echoed_is_not_learned() {
         &format!(r#"{{"type":"response.completed","id":"x","response":{{"id":"resp_1",{echo}}}}}"#),
         &[(Response, "resp_1")],
     );
-    // What a caller sent comes back in lists, items and compactions.
+    // Lists, items and compactions repeat ids that the client sent.
     let sent = r#"{"id":"msg_1","type":"message","container_id":"x","environment":{"container_id":"x"},
         "content":[{"file_id":"x","annotations":[{"type":"container_file_citation","container_id":"x","file_id":"x"}]}]}"#;
     body(sent, &[(Item, "msg_1")]);
     body(format!(r#"{{"object":"list","data":[{sent}]}}"#), &[(Item, "msg_1")]);
     body(format!(r#"{{"object":"response.compaction","output":[{sent}]}}"#), &[(Item, "msg_1")]);
-    // What is none of these, is over, or is broken.
+    // Answers of other kinds, finished ones and broken ones.
     for text in [
         r#"{"id":"x","object":"response","deleted":true}"#,
         r#"{"id":"x","object":"conversation.deleted","deleted":true}"#,
@@ -191,7 +191,7 @@ fn what_is_echoed_is_not_learned() {
 }
 
 #[test]
-fn each_is_told_once_and_they_are_bounded() {
+fn each_reference_is_reported_once_and_the_number_is_bounded() {
     let id = |len: usize| format!(r#"{{"object":"conversation","id":"{}"}}"#, "x".repeat(len));
     body(id(256), &[(Conversation, &"x".repeat(256))]);
     body(id(257), &[]);
@@ -213,7 +213,7 @@ fn each_is_told_once_and_they_are_bounded() {
     assert_eq!((observer.take_learned().len(), observer.seen().dropped), (1, 5));
 }
 
-/// What a plain reader learns of a stream.
+/// The references that a simple reader finds in a stream.
 fn of_stream(text: &[u8]) -> HashSet<AnswerReference> {
     let text = String::from_utf8_lossy(text).replace("\r\n", "\n").replace('\r', "\n");
     let mut found = HashSet::new();
@@ -241,7 +241,7 @@ fn of_stream(text: &[u8]) -> HashSet<AnswerReference> {
 }
 
 #[test]
-fn recorded_streams_teach_the_same_however_they_are_cut() {
+fn recorded_streams_give_the_same_references_for_any_split() {
     let mut teaching = 0;
     for (name, _) in recorded() {
         let text = recording(name);
@@ -261,7 +261,7 @@ fn recorded_streams_teach_the_same_however_they_are_cut() {
 
 /// No client can name what it did not have as a whole: by then it was told.
 #[test]
-fn every_prefix_has_taught_its_whole_events() {
+fn a_prefix_of_a_stream_gives_the_references_of_its_complete_events() {
     let text = recording("named");
     for end in 0..=text.len() {
         let mut observer = as_stream(AnswerDialect::Responses);
@@ -346,7 +346,7 @@ fn walk(value: &Value, place: &str, all: bool, found: &mut HashSet<AnswerReferen
     }
 }
 
-/// What a body leaves behind.
+/// The references that remain after a body.
 fn of_body(body: &Map<String, Value>) -> HashSet<AnswerReference> {
     let mut found = HashSet::new();
     let part = |names: &[&str]| -> Value {
@@ -375,7 +375,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn learns_what_a_walk_learns(
+    fn the_observer_learns_what_a_walk_of_the_tree_learns(
         body in texts::object(&NAMES), items in vec(item(), 0..3), place in prop::sample::select(vec!["output", "data", "item", "response", "annotation"]),
         object in prop::sample::select(vec![json!("response"), json!("response.compaction"), json!("conversation"), json!("list"), json!("x"), json!(null), json!(1)]),
         kind in prop::sample::select(vec!["response.created", "response.completed", "response.output_item.done", "response.output_text.annotation.added", "x"]),

@@ -61,7 +61,7 @@ fn text_is_counted_once_however_often_an_answer_repeats_it() {
             ),
             100,
         ),
-        // What tools found, and pictures.
+        // Results of tools, and pictures.
         (&event(r#"{"type":"response.output_item.done","item":{"type":"mcp_call","output":"WORDS"}}"#), 0),
         (&event(r#"{"type":"response.audio.delta","delta":"WORDS"}"#), 0),
         (&event(r#"{"delta":"WORDS","type":"response.audio.delta"}"#), 0),
@@ -92,7 +92,7 @@ fn text_is_counted_once_however_often_an_answer_repeats_it() {
 }
 
 #[test]
-fn output_that_is_no_text_is_noticed() {
+fn non_text_output_is_noticed() {
     for (text, other) in [
         (r#"{"output":[{"type":"image_generation_call","result":"aGk="}]}"#, true),
         (r#"{"data":[{"b64_json":"aGk="}]}"#, true),
@@ -111,7 +111,7 @@ fn output_that_is_no_text_is_noticed() {
 }
 
 #[test]
-fn reasoning_that_does_not_pass_as_text_is_noticed() {
+fn hidden_reasoning_is_noticed() {
     // 10,000 tokens, by its size.
     let sealed = "g".repeat((40_000 + 650) * 4 / 3);
     let event = |text: &str| format!("data: {}\n\n", text.replace("SEALED", &sealed));
@@ -148,7 +148,7 @@ fn reasoning_that_does_not_pass_as_text_is_noticed() {
 }
 
 #[test]
-fn a_model_is_at_work_on_reasoning_until_something_else_begins() {
+fn reasoning_lasts_until_another_item_begins() {
     let mut observer = Observer::new(AnswerDialect::Responses, true, Coded::Plain);
     for (event, thinks) in [
         (r#"{"type":"response.created","response":{"id":"r"}}"#, false),
@@ -180,7 +180,7 @@ fn text_that_each_chunk_repeats_counts_once() {
 }
 
 #[test]
-fn what_else_is_told_of_the_cost() {
+fn further_usage_fields_are_read() {
     use crate::domain::usage::ServiceTier;
     let none = Usage::default();
     for (text, expected) in [
@@ -235,12 +235,12 @@ fn what_else_is_told_of_the_cost() {
         ),
         (r#"{"text":"hi","usage":{"type":"duration","seconds":12}}"#, Usage { audio_ms: Some(12_000), ..none }),
         (r#"{"text":"hi","duration":"3.5"}"#, Usage { audio_ms: Some(3500), ..none }),
-        (r#"{"usage":{"cost":0.0125}}"#, Usage { told_cost: Some(12_500_000), ..none }),
+        (r#"{"usage":{"cost":0.0125}}"#, Usage { reported_cost: Some(12_500_000), ..none }),
         (
             r#"{"usage":{"cost":{"input_tokens_cost":0.001,"total_cost":0.006}}}"#,
-            Usage { told_cost: Some(6_000_000), ..none },
+            Usage { reported_cost: Some(6_000_000), ..none },
         ),
-        (r#"{"usage":{"cost_in_usd_ticks":158500}}"#, Usage { told_cost: Some(15_850), ..none }),
+        (r#"{"usage":{"cost_in_usd_ticks":158500}}"#, Usage { reported_cost: Some(15_850), ..none }),
         (r#"{"usage":{"cost":-1}}"#, none),
         (r#"{"service_tier":"flex"}"#, Usage { tier: Some(ServiceTier::Flex), ..none }),
         (r#"{"service_tier":"priority"}"#, Usage { tier: Some(ServiceTier::Priority), ..none }),
@@ -268,7 +268,7 @@ data: {"type":"response.completed","response":{"service_tier":"default","usage":
 }
 
 #[test]
-fn a_bomb_in_an_answer_is_given_up() {
+fn a_decompression_bomb_is_not_decoded() {
     use crate::protocol::coding::Coding;
     // 64 MiB of spaces in zstd, some 6 KB.
     let bomb = {

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_repeats_itself_counts_as_often_as_it_passes() {
+    fn repeated_text_counts_each_time() {
         for (pieces, times) in [
             (&["word "][..], 500),
             (&["1", "10", "100"], 500),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_that_is_cut_counts_once() {
+    fn a_truncated_repetition_counts_once() {
         let text = TEXT.as_bytes();
         let mut run = Run::default();
         for end in [40, 80, 120] {

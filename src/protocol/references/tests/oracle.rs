@@ -62,7 +62,7 @@ pub(super) const NAMES: [&str; 53] = [
     "é",
 ];
 
-/// The same, some of them in other letters.
+/// The same names, some in other letter case.
 pub(super) const ALL_NAMES: [&str; 60] = {
     let mut names = [""; 60];
     let (plain, other) = names.split_at_mut(53);
@@ -90,9 +90,9 @@ enum Place {
     Cache,
 }
 
-/// What a name means at a place, and what objects there are.
+/// The meaning of a name at a place, and the objects that exist.
 #[derive(Clone, Copy)]
-enum Means {
+enum Meaning {
     Id(Kind),
     /// The name alone tells what it could be.
     Perhaps(Kind),
@@ -126,8 +126,8 @@ pub(super) fn acted_on_at_top() -> &'static [&'static str] {
     acted_on(Place::Top)
 }
 
-fn means(place: Place, name: &str) -> (Means, Place) {
-    use Means::{Encrypted, Id, Label, Perhaps, Text, Value};
+fn means(place: Place, name: &str) -> (Meaning, Place) {
+    use Meaning::{Encrypted, Id, Label, Perhaps, Text, Value};
     let inside = matches!(place, Place::Item | Place::Inner | Place::Part);
     let into = match place {
         _ if inside => Place::Inner,
@@ -175,9 +175,9 @@ fn means(place: Place, name: &str) -> (Means, Place) {
     }
 }
 
-/// What an object at this name is in place of, where names are the caller's own.
+/// The kind of object that replaces the object at this name, where the client chooses the names.
 fn in_place_of(name: &str) -> Option<Kind> {
-    if let (Means::Perhaps(kind), _) = means(Place::Any, name) { Some(kind) } else { None }
+    if let (Meaning::Perhaps(kind), _) = means(Place::Any, name) { Some(kind) } else { None }
 }
 
 /// A reference: the number of its kind, and what an upstream does with it, in the order of the enum.
@@ -186,7 +186,7 @@ pub(super) type Found = (u8, Reference, u8);
 /// The references in a request; `None` where it is ambiguous.
 pub(super) fn references(body: &Map<String, Value>) -> Option<Vec<Found>> {
     let mut found = Vec::new();
-    object(body, Around { place: Place::Top, of: None, is_screen: false }, &mut found).then_some(found)
+    object(body, Surroundings { place: Place::Top, of: None, is_screen: false }, &mut found).then_some(found)
 }
 
 fn strings(value: &Value) -> usize {
@@ -248,7 +248,7 @@ fn of_item(item: &Map<String, Value>) -> ReferenceUse {
 
 /// Where an object stands.
 #[derive(Clone, Copy)]
-struct Around {
+struct Surroundings {
     place: Place,
     /// It stands in place of an id of this kind.
     of: Option<Kind>,
@@ -260,8 +260,8 @@ fn is_word(value: &Value, words: &[&str]) -> bool {
     value.as_str().is_some_and(|text| words.contains(&text))
 }
 
-fn object(object: &Map<String, Value>, around: Around, found: &mut Vec<Found>) -> bool {
-    let Around { place, of, mut is_screen } = around;
+fn object(object: &Map<String, Value>, around: Surroundings, found: &mut Vec<Found>) -> bool {
+    let Surroundings { place, of, mut is_screen } = around;
     let uses = match place {
         Place::Item if object.get("id").is_some_and(|id| strings(id) == 1) => of_item(object),
         _ => ReferenceUse::LookedUp,
@@ -281,37 +281,37 @@ fn object(object: &Map<String, Value>, around: Around, found: &mut Vec<Found>) -
             found.push((Kind::Response as u8, Reference::new(Kind::Response, b"resp_1"), ReferenceUse::Perhaps as u8));
         }
         let (mut means, into) = self::means(place, name);
-        if let (Means::Value, Some(kind), true) = (means, of, name.eq_ignore_ascii_case("id")) {
-            means = Means::Perhaps(kind);
+        if let (Meaning::Value, Some(kind), true) = (means, of, name.eq_ignore_ascii_case("id")) {
+            means = Meaning::Perhaps(kind);
         }
         let uses = match means {
-            Means::Id(_) if place == Place::Item && name == "id" => uses,
-            Means::Id(_) => ReferenceUse::LookedUp,
+            Meaning::Id(_) if place == Place::Item && name == "id" => uses,
+            Meaning::Id(_) => ReferenceUse::LookedUp,
             _ if is_part && name.eq_ignore_ascii_case("file_id") => ReferenceUse::LookedUp,
             _ => ReferenceUse::Perhaps,
         };
-        let of = in_place_of(name).or(of.filter(|_| matches!(means, Means::Perhaps(_))));
-        self::value(value, means, Around { place: into, of, is_screen }, uses, found)
+        let of = in_place_of(name).or(of.filter(|_| matches!(means, Meaning::Perhaps(_))));
+        self::value(value, means, Surroundings { place: into, of, is_screen }, uses, found)
     })
 }
 
-fn value(value: &Value, means: Means, around: Around, uses: ReferenceUse, found: &mut Vec<Found>) -> bool {
+fn value(value: &Value, means: Meaning, around: Surroundings, uses: ReferenceUse, found: &mut Vec<Found>) -> bool {
     match (value, means) {
         (Value::Array(values), _) => values.iter().all(|value| self::value(value, means, around, uses, found)),
         (Value::Object(inner), _) => object(inner, around, found),
         (Value::String(text), _) if !text.is_empty() => {
             let by_value = |uses| (text == "resp_1").then_some((Kind::Response, uses));
             let references = match means {
-                Means::Id(Kind::Skill) | Means::Perhaps(Kind::Skill) if text.starts_with("openai-") => [None, None],
-                Means::Id(kind) => {
+                Meaning::Id(Kind::Skill) | Meaning::Perhaps(Kind::Skill) if text.starts_with("openai-") => [None, None],
+                Meaning::Id(kind) => {
                     let also = if uses == ReferenceUse::LookedUp { ReferenceUse::Perhaps } else { uses };
                     [Some((kind, uses)), by_value(also).filter(|_| kind != Kind::Response)]
                 }
-                Means::Encrypted => [Some((Kind::Encrypted, ReferenceUse::LookedUp)), None],
+                Meaning::Encrypted => [Some((Kind::Encrypted, ReferenceUse::LookedUp)), None],
                 // The id says more than the name.
-                Means::Perhaps(kind) => [by_value(uses).or(Some((kind, uses))), None],
-                Means::Value | Means::Label => [by_value(ReferenceUse::Perhaps), None],
-                Means::Text => [None, None],
+                Meaning::Perhaps(kind) => [by_value(uses).or(Some((kind, uses))), None],
+                Meaning::Value | Meaning::Label => [by_value(ReferenceUse::Perhaps), None],
+                Meaning::Text => [None, None],
             };
             let references = references.into_iter().flatten();
             found

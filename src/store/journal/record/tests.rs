@@ -17,11 +17,11 @@ struct Owned {
     added: Added,
 }
 
-/// What version 5 added.
+/// The fields that version 5 added.
 #[derive(Clone, Debug, Default)]
 struct Added {
     parts: [[Option<u64>; 10]; 2],
-    told_cost: Option<u64>,
+    reported_cost: Option<u64>,
     tier: Option<ServiceTier>,
     more: [Option<u64>; 10],
     unpriced: u64,
@@ -33,7 +33,7 @@ impl Added {
     fn usage(&self, parts: [Option<u64>; 10], usage: Usage) -> Usage {
         let [cache_write, cache_write_1h, input_audio, input_image, output_audio, output_image, ..] = parts;
         let [.., image_tool_input, image_tool_output, web_searches, audio_ms] = parts;
-        let (tier, told_cost) = (self.tier, self.told_cost);
+        let (tier, reported_cost) = (self.tier, self.reported_cost);
         Usage {
             cache_write,
             cache_write_1h,
@@ -46,7 +46,7 @@ impl Added {
             web_searches,
             audio_ms,
             tier,
-            told_cost,
+            reported_cost,
             ..usage
         }
     }
@@ -59,9 +59,9 @@ fn added() -> BoxedStrategy<Added> {
     let more = proptest::array::uniform10(number());
     let terms = option::of("[A-Z0-9;:,]{1,60}");
     (parts, number(), tier, more, 0..1_u64 << 14, number(), terms)
-        .prop_map(|(parts, told_cost, tier, more, unpriced, rate, terms)| Added {
+        .prop_map(|(parts, reported_cost, tier, more, unpriced, rate, terms)| Added {
             parts,
-            told_cost,
+            reported_cost,
             tier,
             more,
             unpriced,
@@ -92,7 +92,7 @@ impl Owned {
             usage: self
                 .added
                 .usage(self.added.parts[0], Usage { input, cached, output, reasoning, total, ..Usage::default() }),
-            // What is told without input or output is nothing.
+            // A report without input or output counts as none.
             shown: self.shown.map(|[input, cached, output, reasoning, total]| {
                 let usage = Usage { input, cached, output, reasoning, total, ..Usage::default() };
                 PolledUsage::new(self.added.usage(self.added.parts[1], usage))
@@ -159,7 +159,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_truncation_gives_a_prefix(rows in proptest::collection::vec(owned(), 0..4)) {
+    fn a_truncated_journal_gives_a_prefix_of_its_records(rows in proptest::collection::vec(owned(), 0..4)) {
         let (bytes, ends) = journal(&rows);
         for cut in 0..=bytes.len() {
             let mut records = Records::new(&bytes[..cut]);
@@ -168,7 +168,7 @@ proptest! {
             let expected: Vec<_> = rows[..whole].iter().map(Owned::row).collect();
             prop_assert_eq!(read, expected);
             prop_assert_eq!(records.left(), cut - ends[whole]);
-            let rest = if records.left() == 0 { EndOfRecords::Nothing } else { EndOfRecords::Torn };
+            let rest = if records.left() == 0 { RecordsEnd::EndOfData } else { RecordsEnd::Torn };
             prop_assert_eq!(records.rest(), rest);
         }
     }
@@ -177,7 +177,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn one_changed_byte_ends_the_journal_there(
+    fn a_changed_byte_ends_the_readable_records(
         rows in proptest::collection::vec(owned(), 1..4),
         at in any::<prop::sample::Index>(),
         change in 1..=u8::MAX,
@@ -198,9 +198,9 @@ proptest! {
 }
 
 #[test]
-fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
+fn zeros_are_damage_and_long_texts_are_shortened_between_characters() {
     let mut records = Records::new(&[0; 64]);
-    assert_eq!((records.next(), records.rest()), (None, EndOfRecords::Damaged));
+    assert_eq!((records.next(), records.rest()), (None, RecordsEnd::Damaged));
     let long = Owned {
         costs: [None; 2],
         price: None,
@@ -213,7 +213,7 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
         shown: Some([Some(u64::MAX); 5]),
         added: Added {
             parts: [[Some(u64::MAX); 10]; 2],
-            told_cost: Some(u64::MAX),
+            reported_cost: Some(u64::MAX),
             tier: Some(ServiceTier::Other),
             more: [Some(u64::MAX); 10],
             unpriced: (1 << 14) - 1,
@@ -228,7 +228,7 @@ fn zeros_are_damage_and_long_texts_are_cut_between_characters() {
 }
 
 #[test]
-fn what_versions_before_wrote_is_read() {
+fn records_of_earlier_versions_are_read() {
     let mut row = Owned {
         costs: [Some(7), None],
         price: Some([1, 2, 3, 4, 5]),
@@ -251,7 +251,7 @@ fn what_versions_before_wrote_is_read() {
         let before = [&length[..], &crc32fast::hash(&payload).to_le_bytes(), &payload].concat();
         let mut records = Records::new(&before);
         assert_eq!(records.next(), Some(row.row()));
-        assert_eq!(records.rest(), EndOfRecords::Nothing);
+        assert_eq!(records.rest(), RecordsEnd::EndOfData);
         if version == 3 {
             row.texts[8] = None;
         }
@@ -259,7 +259,7 @@ fn what_versions_before_wrote_is_read() {
 }
 
 #[test]
-fn a_text_is_written_such_that_every_database_takes_it() {
+fn texts_are_written_in_a_form_that_every_database_accepts() {
     let outcome = crate::domain::outcome::Outcome::new(RequestId::from_bytes([1; 16]));
     let (mut bytes, long) = (Vec::new(), "\0".repeat(MAX_TEXT + 1));
     encode(&Row { model: Some("a\0\n\u{85}中"), response_id: Some(&long), ..Row::open(&outcome, None) }, &mut bytes);

@@ -1,0 +1,16 @@
+//! The deadlines of a connection.
+
+use std::time::Duration;
+
+/// How long a client may take. A connection reads these when it begins, so a change affects new connections only.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From accept to the first byte; also for the TLS handshake.
+    pub first_byte: Duration,
+    /// From the first byte of a head to its end.
+    pub head: Duration,
+    /// Between two requests.
+    pub idle: Duration,
+    /// How long the client may accept no data although data is ready.
+    pub write_stall: Duration,
+}

@@ -1,0 +1,60 @@
+//! The errors of the database, and what they mean.
+
+use std::{path::PathBuf, time::Duration};
+
+use sqlx::sqlite::SqliteError;
+
+/// Why the database failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// A statement or the connection failed.
+    #[error(transparent)]
+    Sql(#[from] sqlx::Error),
+    /// A migration failed.
+    #[error("its tables cannot be made: {0}")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// The server refuses changes.
+    #[error("it is read-only, as a standby or an old primary is: `[store] url` has to lead to the primary")]
+    ReadOnly,
+    /// SQLite's file was deleted or replaced.
+    #[error(
+        "the file {0} was deleted or replaced while the gateway runs: put it back, or start the gateway again to begin with what \
+         is there"
+    )]
+    Gone(PathBuf),
+    /// The database did not answer in time.
+    #[error("it did not answer within {0:?}")]
+    Silent(Duration),
+}
+
+impl DatabaseError {
+    /// Whether another process uses SQLite in a way that SQLite's own timeout does not cover.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Sql(error) | Self::Migration(sqlx::migrate::MigrateError::Execute(error)) => is_busy(error),
+            _ => false,
+        }
+    }
+
+    /// Whether the database works but refuses the data of a row, now and at every further try.
+    pub fn is_about_data(&self) -> bool {
+        let error = match self {
+            Self::Sql(sqlx::Error::Database(error)) => error,
+            Self::Sql(sqlx::Error::Encode(_)) => return true,
+            _ => return false,
+        };
+        let code = error.code().unwrap_or_default();
+        if error.try_downcast_ref::<SqliteError>().is_some() {
+            // The lowest byte is the kind: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
+            return code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 18..=20));
+        }
+        // Data exceptions, constraint violations, and values too long for an index.
+        ["22", "23", "54000"].iter().any(|class| code.starts_with(class))
+    }
+}
+
+/// Whether another process uses SQLite in a way that SQLite's own timeout does not cover.
+pub(in crate::store) fn is_busy(error: &sqlx::Error) -> bool {
+    // SQLITE_BUSY and SQLITE_BUSY_RECOVERY.
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "5" | "261"))
+}

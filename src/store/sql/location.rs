@@ -1,0 +1,44 @@
+//! The location of the database.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use secrecy::SecretString;
+
+use crate::config::{Config, Store};
+
+/// SQLite's file in the data folder.
+pub const FILE: &str = "ledger.db";
+
+/// The location of the database.
+#[derive(Clone, Debug)]
+pub enum DatabaseLocation {
+    /// SQLite, in this file.
+    Sqlite(PathBuf),
+    /// PostgreSQL.
+    Postgres {
+        /// `postgres://user@host:5432/database`.
+        url: Arc<str>,
+        /// The password of that user.
+        password: Option<SecretString>,
+    },
+}
+
+impl DatabaseLocation {
+    /// Returns the location that a configuration names.
+    pub fn of(config: &Config) -> Self {
+        match &config.store {
+            Store::Sqlite => Self::Sqlite(config.server.data_dir.join(FILE)),
+            Store::Postgres { url, password } => Self::Postgres { url: Arc::clone(url), password: password.clone() },
+        }
+    }
+}
+
+impl fmt::Display for DatabaseLocation {
+    /// Writes the location for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => path.display().fmt(f),
+            Self::Postgres { url, .. } => f.write_str(url),
+        }
+    }
+}
