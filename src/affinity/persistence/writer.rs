@@ -22,6 +22,9 @@ use crate::{
 const GATHER_DELAY: Duration = Duration::from_millis(50);
 /// The most time at the end for writing the waiting entries.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the writer looks at a shared store without new entries. The store may have lost entries of this process: Redis was emptied, or
+/// the server that had the last entries is no longer the master.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often expired and surplus rows are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -42,13 +45,14 @@ pub(super) struct AffinityStoreWriter {
 impl AffinityStoreWriter {
     pub(super) async fn run(mut self) {
         let origins = Arc::clone(&self.client.origins);
+        let longest_sleep = if origins.is_shared { CHECK_INTERVAL } else { SWEEP_INTERVAL };
         while !self.client.has_ended() {
             let mut ended = self.client.ended.clone();
             if self.again.is_none() && self.client.failures == 0 {
                 select! {
                     _ = ended.wait_for(|ended| *ended) => {}
                     () = origins.waiting.arrived.notified() => {}
-                    () = sleep(SWEEP_INTERVAL) => {}
+                    () = sleep(longest_sleep) => {}
                 }
                 if !origins.is_shared {
                     let _ = timeout(GATHER_DELAY, ended.wait_for(|ended| *ended)).await;

@@ -301,6 +301,18 @@ async fn follows(gateway: &Gateway, id: &str) {
     .await;
 }
 
+/// An upstream that gives each response an id of its own.
+async fn numbering() -> Upstream {
+    let mut made = 0;
+    Upstream::scripted(move |_| {
+        made += 1;
+        let usage = r#"{"input_tokens":1,"output_tokens":1,"total_tokens":2}"#;
+        let text = format!(r#"{{"id":"resp_{made}","object":"response","status":"completed","usage":{usage}}}"#);
+        vec![Step::Send(json("200 OK", &text))]
+    })
+    .await
+}
+
 /// After Sentinels name another master, both gateways share through it within this time.
 const FOLLOWED: Duration = Duration::from_secs(3);
 
@@ -315,14 +327,7 @@ async fn sentinels_and_masters_are_reached_over_tls_with_a_private_authority() {
 }
 
 async fn gateways_follow_the_master(certificates: Option<Arc<Certificates>>) {
-    let mut made = 0;
-    let upstream = Upstream::scripted(move |_| {
-        made += 1;
-        let usage = r#"{"input_tokens":1,"output_tokens":1,"total_tokens":2}"#;
-        let text = format!(r#"{{"id":"resp_{made}","object":"response","status":"completed","usage":{usage}}}"#);
-        vec![Step::Send(json("200 OK", &text))]
-    })
-    .await;
+    let upstream = numbering().await;
     let certificates = certificates.as_ref();
     let (mut master, replica) = (Server::start(certificates), Server::start(certificates));
     replica.answer(&format!("REPLICAOF 127.0.0.1 {}", master.address()));
@@ -383,6 +388,21 @@ async fn gateways_follow_the_master(certificates: Option<Arc<Certificates>>) {
     for id in [&before, &away, &after, &last] {
         follows(&gateways[0], id).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_gateway_writes_its_ids_again_after_redis_was_emptied() {
+    let (redis, upstream) = (RedisServer::start(), numbering().await);
+    let mut config = settings(&upstream, &redis, PLENTY);
+    config.affinity.shared = true;
+    config.affinity.unknown_ids = Some(UnknownIds::Refuse);
+    let gateways = [Gateway::start(config.clone()), Gateway::start(config)];
+    for gateway in &gateways {
+        wait_for_store(gateway).await;
+    }
+    let id = make(&gateways[0]).await;
+    assert_eq!(redis.ask("FLUSHALL"), "+OK");
+    follows(&gateways[1], &id).await;
 }
 
 /// A Sentinel that always names this server. It answers all other commands with OK.
