@@ -29,14 +29,14 @@ impl Drop for DataDir {
 pub enum DataDirError {
     /// Another process holds the lock.
     #[error(
-        "the data folder {0} is in use by another process: give each one a folder of its own \
-         (`data_dir`, or the variable TIDEGATE_DATA_DIR)"
+        "the data folder {0} is in use by another process: give each process a data folder of its own (`data_dir`, or \
+         the variable TIDEGATE_DATA_DIR)"
     )]
     InUse(PathBuf),
     /// A file in the folder belongs to another user, for example because root ran a command in this folder.
     #[error(
-        "the data folder holds {path}, which belongs to user {owner} and which this process, user {user}, may not use: \
-         run `chown -R {user}` on the data folder"
+        "the data folder contains {path}, which belongs to user {owner}. This process runs as user {user} and may not \
+         use this file or folder: run `chown -R {user}` on the data folder"
     )]
     WrongOwner {
         /// The file or folder.
@@ -47,7 +47,10 @@ pub enum DataDirError {
         user: u32,
     },
     /// The folder cannot be created, read or written.
-    #[error("the data folder cannot be used: {path}: {source} (`data_dir`, or the variable TIDEGATE_DATA_DIR)")]
+    #[error(
+        "the data folder cannot be used: {path}: {source}. Set `data_dir`, or the variable TIDEGATE_DATA_DIR, to a \
+         folder that Tidegate can write to"
+    )]
     Unusable {
         /// The file or folder that failed.
         path: PathBuf,

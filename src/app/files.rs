@@ -24,15 +24,16 @@ pub(super) fn connections(wanted: usize) -> usize {
             max_connections = wanted,
             open_files = files,
             taken = affordable,
-            "the limit of open files allows less than half of `max_connections`: raise the limit (`ulimit -Hn`, LimitNOFILE=), or lower the \
-             setting"
+            "the limit of open files allows less than half of `max_connections`: Tidegate accepts only as many \
+             connections as `taken` says. Raise the limit (`ulimit -Hn`, LimitNOFILE=), or lower `max_connections`"
         );
     } else if affordable < wanted {
         tracing::info!(
             max_connections = wanted,
             open_files = files,
             taken = affordable,
-            "the limit of open files is lower than `max_connections` needs: Tidegate accepts a few connections less"
+            "the limit of open files is a little lower than `max_connections` needs: Tidegate accepts only as many \
+             connections as `taken` says. Nothing needs to be done"
         );
     }
     affordable.min(wanted)

@@ -60,7 +60,10 @@ pub(super) fn store(
         Ok(()) => {}
         // Another replica created its first key at the same moment. Its key counts.
         Err(KeyError::Exists | KeyError::Raced) => {
-            tracing::info!("another replica created the first key; this replica creates none");
+            tracing::info!(
+                "another replica created the first client key, so this replica creates none. Use the key of the other \
+                 replica"
+            );
             return Ok(None);
         }
         Err(error) => return Err(StartError::FirstKey(error)),
@@ -69,8 +72,8 @@ pub(super) fn store(
         data_dir.write(KEY_FILE, &format!("{}\n", secret.expose_secret()))?;
         tracing::warn!(
             file = %data_dir.file(KEY_FILE).display(),
-            "no client key is configured: Tidegate created one and wrote it to this file. Move the key to the client that needs it. \
-             The key ends when another key is declared"
+            "no client key is configured: Tidegate created one and wrote the key to this file. Move the key to the \
+             client that needs the key. The key ends when another key is declared"
         );
     }
     Ok(context.terminal.then_some(secret))
@@ -87,11 +90,12 @@ pub(super) fn remove_file_if_ended(config: &Config, stored: &[StoredKey]) {
         Ok(()) => tracing::info!(
             key = KEY_NAME,
             file = %file.display(),
-            "another key is declared: the first key has ended, and Tidegate removed its file. To keep using the key, run `tidegate keys \
-             update {KEY_NAME} --unset interim`"
+            "another client key is declared: the first key has ended, and Tidegate removed the file of the first key. \
+             To keep using the first key, run `tidegate keys update {KEY_NAME} --unset interim`"
         ),
         Err(error) => {
-            tracing::warn!(%error, file = %file.display(), "the file of the ended first key cannot be removed: delete the file")
+            tracing::warn!(%error, file = %file.display(), "the file of the first client key cannot be removed, \
+                although this key has ended: clients can no longer use the key. Delete the file")
         }
     }
 }

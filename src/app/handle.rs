@@ -76,7 +76,10 @@ impl Handle {
     /// Requests a reload of the configuration. The result is logged and counted.
     pub fn reload(&self) {
         if self.reloader.send(Command::Reload).is_err() {
-            tracing::warn!("reload ignored: the gateway is shutting down");
+            tracing::warn!(
+                "the reload was ignored, because the gateway is shutting down: the next start reads the new \
+                 configuration. Nothing needs to be done"
+            );
         }
     }
 

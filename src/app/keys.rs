@@ -94,7 +94,8 @@ impl StoredKeys {
             Err(error) => {
                 let snapshot = std::fs::read(&keys.snapshot).ok().and_then(|text| serde_json::from_slice(&text).ok());
                 let copied = snapshot.is_some();
-                tracing::error!(%error, copied, "the stored keys cannot be read: Tidegate uses the snapshot in the data folder");
+                tracing::error!(%error, copied, "the client keys in the database cannot be read: Tidegate uses the \
+                    snapshot of the keys in the data folder, if `copied` is true. Check the database");
                 keys.status.unread.store(!copied, Ordering::Release);
                 keys.stored = snapshot.unwrap_or_default();
                 keys.count();
@@ -169,7 +170,9 @@ impl StoredKeys {
         self.count();
         let written = serde_json::to_vec(&self.stored).map_err(io::Error::from);
         if let Err(error) = written.and_then(|text| files::replace(&self.snapshot, &text)) {
-            tracing::warn!(%error, file = %self.snapshot.display(), "the snapshot of the stored keys cannot be written: a start without the database would use an older one");
+            tracing::warn!(%error, file = %self.snapshot.display(), "the snapshot of the client keys cannot be written \
+                to the data folder: a start without the database would use an older snapshot. Check the disk of the \
+                data folder");
         }
     }
 
@@ -195,7 +198,8 @@ impl StoredKeys {
                     Err(error) if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) => {
                         logged = Some(Instant::now());
                         let database = &self.location;
-                        tracing::error!(%error, %database, "the stored keys cannot be read: the last known keys stay active, and Tidegate does not see changes. Check the database");
+                        tracing::error!(%error, %database, "the client keys in the database cannot be read: the last \
+                            known keys stay active, and Tidegate does not see changes of keys. Check the database");
                     }
                     Err(_) => {}
                 }

@@ -312,7 +312,8 @@ fn spawn(
 ) -> Result<JoinHandle<()>, StartError> {
     let run = move || {
         if let Err(error) = runtime.block_on(work) {
-            tracing::error!(%error, "a listener stopped: Tidegate accepts no more connections on it. Restart Tidegate");
+            tracing::error!(%error, "a listener stopped: Tidegate accepts no more connections on the address of this \
+                listener. Restart Tidegate");
         }
         // A DNS lookup cannot be interrupted. Waiting for it could delay the shutdown by many seconds.
         runtime.shutdown_background();

@@ -21,7 +21,7 @@ fn timed_out() -> String {
 
 /// The client sent plain HTTP to a TLS port.
 fn plain_http() -> String {
-    let message = "This port speaks TLS, and the request came in plain http: use https:// in the URL.";
+    let message = "This port speaks TLS, but the request came in plain HTTP. Use https:// in the URL.";
     answer("400 Bad Request", "x-should-retry: false\r\n", Problem::InvalidFraming, message)
 }
 
@@ -33,17 +33,33 @@ fn malformed(fault: FramingError) -> String {
     };
     let message = match fault {
         FramingError::RequestLine => {
-            "The request does not begin with a method, a target and HTTP/1.0 or HTTP/1.1; what is not ASCII in the target is escaped (%E4)."
+            "The request does not begin with a method, a target and HTTP/1.0 or HTTP/1.1. Send a correct request line, \
+             and escape non-ASCII characters in the target (%E4)."
         }
-        FramingError::LineEnding => "A line of the request's head does not end with CR LF.",
-        FramingError::Folding => "A header line begins with white space.",
-        FramingError::Header => "A header has a byte that it may not have, or no colon.",
-        FramingError::Host => "The request needs one Host header, with one host in it.",
-        FramingError::ContentLength => "Content-Length must be one number, and be there once.",
-        FramingError::TransferEncoding => "Transfer-Encoding may only be `chunked`, once, and in HTTP/1.1.",
-        FramingError::TwoLengths => "The request has both Content-Length and Transfer-Encoding.",
-        FramingError::Chunk => "The chunks of the body are malformed.",
-        FramingError::HeadTooLarge => "The head of the request is larger than 64 KiB, or has more than 100 headers.",
+        FramingError::LineEnding => "A line of the request's head does not end with CR LF. End each line with CR LF.",
+        FramingError::Folding => {
+            "A header line begins with white space. Send each header on one line, without white space in front."
+        }
+        FramingError::Header => {
+            "A header of the request has a forbidden byte or no colon. Send each header as `name: value`."
+        }
+        FramingError::Host => "The request must have exactly one Host header, and the value must be one host.",
+        FramingError::ContentLength => {
+            "The request must have at most one Content-Length header, and the value must be one number."
+        }
+        FramingError::TransferEncoding => {
+            "The Transfer-Encoding header may only be `chunked`, once, and in HTTP/1.1. Send the body in that form, or \
+             with Content-Length."
+        }
+        FramingError::TwoLengths => {
+            "The request has both a Content-Length and a Transfer-Encoding header. Send only one of the two."
+        }
+        FramingError::Chunk => {
+            "The body of the request has malformed chunks. Send correct chunks, or a Content-Length header."
+        }
+        FramingError::HeadTooLarge => {
+            "The head of the request may have at most 64 KiB and at most 100 headers. Send fewer or shorter headers."
+        }
     };
     answer(status, "x-should-retry: false\r\n", problem, message)
 }

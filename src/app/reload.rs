@@ -71,8 +71,8 @@ enum ReloadError {
     Unusable(#[from] TablesError),
     /// The new configuration has no client key left, as a truncated file has none.
     #[error(
-        "the new configuration has no client key, or none whose secret is set: add one, or restart Tidegate if all keys are in \
-         the store now"
+        "the new configuration has no client key, or no client key whose secret is set. Add a key, or restart Tidegate \
+         if all keys are in the store now"
     )]
     NoKeys,
 }
@@ -120,11 +120,15 @@ impl Reloader {
         let config = with_stored(&self.file_config, &stored);
         let changes = Changes::between(&self.running, &config);
         if let Err(error) = self.put_in_place(config) {
-            return tracing::error!(%error, "the stored keys cannot be used: the previous keys stay active");
+            return tracing::error!(%error, "the client keys in the database cannot be used with this configuration: \
+                the previous keys stay active. Correct the settings that `error` names");
         }
         self.stored = stored;
         let keys = changes.as_ref().and_then(|changes| changes.keys.summary()).map(tracing::field::display);
-        tracing::info!(keys, "stored keys changed");
+        tracing::info!(
+            keys,
+            "the client keys in the database changed: Tidegate uses the new keys now. Nothing needs to be done"
+        );
     }
 
     /// Reads the configuration, puts it in force, and reports the result in log, metrics and readiness.
@@ -139,9 +143,11 @@ impl Reloader {
         match applied {
             Ok(applied) => applied.log(),
             Err(ReloadError::Faulty(report)) => {
-                tracing::error!(faults = report.count(), %report, "configuration refused: the previous configuration stays active");
+                tracing::error!(faults = report.count(), %report, "configuration refused: the previous configuration \
+                    stays active. Correct the new configuration and reload again");
             }
-            Err(error) => tracing::error!(%error, "configuration refused: the previous configuration stays active"),
+            Err(error) => tracing::error!(%error, "configuration refused: the previous configuration stays active. \
+                Correct the new configuration and reload again"),
         }
     }
 
@@ -181,7 +187,8 @@ impl Reloader {
             // spend already.
             if !common.spending.wait_until_read(&new, ledger::SPEND_TIMEOUT_AT_RELOAD) {
                 tracing::warn!(
-                    "the ledger cannot be read: new budgets start with a spend of 0 until the database is back"
+                    "the ledger database cannot be read: new budgets start with a spend of 0 until the database is \
+                     back. Check the database"
                 );
             }
         }
@@ -201,14 +208,24 @@ pub(super) fn with_stored(file_config: &Config, stored: &[StoredKey]) -> Config 
     let mut config = file_config.clone();
     let mut refused = Vec::new();
     for StoredFault { name, fault, refused: is_refused } in config.add_stored(stored) {
-        tracing::error!(key = name, fault, refused = is_refused, "a stored key does not fit the configuration");
+        tracing::error!(
+            key = name,
+            fault,
+            refused = is_refused,
+            "a client key in the database does not fit the configuration: `fault` says why, and `refused` whether \
+             Tidegate disabled the key. Change the key or the configuration"
+        );
         if is_refused && refused.last() != Some(&name) {
             refused.push(name);
         }
     }
     if !refused.is_empty() {
         let keys = refused.join(", ");
-        tracing::warn!(keys, "stored keys disabled: this configuration cannot enforce their settings");
+        tracing::warn!(
+            keys,
+            "stored keys disabled: this configuration cannot enforce the settings of these client keys, so requests \
+             with the keys are refused. Change the keys or the configuration"
+        );
     }
     config
 }
@@ -240,9 +257,15 @@ impl AppliedReload {
         let needs_restart = (!self.needs_restart.is_empty()).then(|| self.needs_restart.join(", "));
         let Some(changes) = &self.changes else {
             match needs_restart {
-                None => tracing::info!("configuration unchanged"),
+                None => {
+                    tracing::info!("configuration unchanged: the reload found no difference. Nothing needs to be done")
+                }
                 Some(needs_restart) => {
-                    tracing::warn!(needs_restart, "configuration unchanged, except settings that need a restart");
+                    tracing::warn!(
+                        needs_restart,
+                        "configuration unchanged, except settings that need a restart: Tidegate keeps the old values \
+                         of these settings until a restart"
+                    );
                 }
             }
             return;
@@ -252,14 +275,21 @@ impl AppliedReload {
         let keys = changes.keys.summary().map(display);
         let settings = changes.settings().map(display);
         match needs_restart {
-            None => tracing::info!(upstreams, models, keys, settings, "configuration reloaded"),
+            None => tracing::info!(
+                upstreams,
+                models,
+                keys,
+                settings,
+                "configuration reloaded: new requests use the new settings. Nothing needs to be done"
+            ),
             Some(needs_restart) => tracing::warn!(
                 upstreams,
                 models,
                 keys,
                 settings,
                 needs_restart,
-                "configuration reloaded, except settings that need a restart"
+                "configuration reloaded, except settings that need a restart: Tidegate keeps the old values of these \
+                 settings until a restart"
             ),
         }
     }

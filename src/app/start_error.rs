@@ -15,13 +15,13 @@ pub enum StartError {
     #[error(transparent)]
     Tables(#[from] TablesError),
     /// The system gives no random numbers, so neither ids nor a key can be created.
-    #[error("the system gives no random numbers: {0}")]
+    #[error("Tidegate cannot start, because the operating system gives no random numbers: {0}")]
     RandomBytes(#[from] NoRandomBytes),
     /// The first key cannot be stored.
-    #[error("the first client key cannot be stored: {0}")]
+    #[error("the first client key cannot be written to the key store: {0}")]
     FirstKey(#[source] KeyError),
     /// Tidegate cannot listen on an address or a Unix socket.
-    #[error("cannot listen on {listen} ({setting}): {source}")]
+    #[error("Tidegate cannot listen on {listen} ({setting}): {source}")]
     Listen {
         /// The address or socket.
         listen: Listen,
@@ -31,13 +31,13 @@ pub enum StartError {
         source: io::Error,
     },
     /// No worker is configured. The checks of the configuration refuse this earlier.
-    #[error("no worker is configured")]
+    #[error("Tidegate cannot start without a worker thread: set `workers` in [server] to 1 or more")]
     NoWorker,
     /// TLS for clients cannot be set up.
-    #[error("TLS for clients cannot be set up: {0}")]
+    #[error("TLS for clients cannot be set up: {0}. Check `tls` in [server]")]
     Tls(#[from] rustls::Error),
     /// The journal of the ledger cannot be used.
-    #[error("the ledger's journal cannot be used: {path}: {source}")]
+    #[error("the journal of the ledger cannot be used: {path}: {source}. Check the disk and the data folder")]
     Ledger {
         /// The journal's folder.
         path: PathBuf,
@@ -45,6 +45,6 @@ pub enum StartError {
         source: io::Error,
     },
     /// A thread cannot be started.
-    #[error("cannot start a thread: {0}")]
+    #[error("the operating system cannot start a thread for Tidegate: {0}. Check the limit of threads")]
     Thread(io::Error),
 }

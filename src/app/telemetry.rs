@@ -15,10 +15,10 @@ use crate::config::{Log, LogFormat};
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The setting `[log] level` is not a valid filter.
-    #[error("log level {0:?} cannot be used: {1}")]
+    #[error("the log level {0:?} cannot be used: {1}")]
     Level(String, tracing_subscriber::filter::ParseError),
     /// The thread of the log writer cannot be started.
-    #[error("the log cannot be written: {0}")]
+    #[error("Tidegate cannot start the thread that writes the log: {0}")]
     Thread(#[from] io::Error),
 }
 
@@ -54,8 +54,14 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("?");
     match panic.location() {
-        Some(location) => tracing::error!(panic = message, %location, thread, "panicked"),
-        None => tracing::error!(panic = message, thread, "panicked"),
+        Some(location) => tracing::error!(panic = message, %location, thread, "panicked: a thread stopped at a fault \
+            inside Tidegate, and the work of this thread is lost. Report this line to the developers of Tidegate"),
+        None => tracing::error!(
+            panic = message,
+            thread,
+            "panicked: a thread stopped at a fault inside Tidegate, and the work of this thread is lost. Report this \
+             line to the developers of Tidegate"
+        ),
     }
 }
 

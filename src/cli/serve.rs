@@ -37,7 +37,8 @@ pub(super) fn run(source: &Source) -> ExitCode {
         tracing::info!(
             upstream = &*idle.name,
             variables = idle.variables.join(" "),
-            "no credential is set: this upstream is not used"
+            "no credential of this upstream is set: Tidegate sends no requests to the upstream. Set one of the listed \
+             environment variables to use the upstream"
         );
     }
     let source = source.clone();
@@ -79,7 +80,7 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
         metrics_listen = running.metrics_listen.as_ref().map(tracing::field::display),
         memory = %running.memory,
         journal_mib = journal::MOST >> 20,
-        "ready"
+        "ready: Tidegate accepts requests"
     );
     Ok((running, ending))
 }
@@ -105,7 +106,7 @@ pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
     });
     let _ = joining.join();
     let whole = !handle.cut_requests();
-    tracing::info!(whole, "ended");
+    tracing::info!(whole, "ended: Tidegate has stopped. If `whole` is false, requests in progress were cut off");
     if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -113,7 +114,8 @@ pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
 async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
     let grace = handle.grace();
     if first == Signal::Terminate && !grace.delay.is_zero() {
-        tracing::info!(delay = ?grace.delay, "shutdown started: readiness fails, requests are still served");
+        tracing::info!(delay = ?grace.delay, "shutdown started: /readyz fails so that load balancers send no new \
+            requests, but Tidegate still serves requests. Nothing needs to be done");
         handle.leave();
         // The delay applies even without requests in progress: the load balancer must notice first.
         tokio::select! {
@@ -121,7 +123,8 @@ async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
             () = tokio::time::sleep(grace.delay) => {}
         }
     }
-    tracing::info!(limit = ?grace.limit, "draining: requests in progress may finish, new ones are refused; a second signal stops them");
+    tracing::info!(limit = ?grace.limit, "draining: Tidegate refuses new requests and lets requests in progress finish \
+        until `limit`. A second signal stops Tidegate at once");
     handle.drain();
     tokio::select! {
         _ = signals.next() => {}
@@ -131,6 +134,9 @@ async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
 }
 
 fn stop(handle: &Handle) {
-    tracing::warn!("stopping now: requests in progress are cut off");
+    tracing::warn!(
+        "stopping now: Tidegate cuts off the requests that are still in progress. Raise `drain_timeout_s` if requests \
+         need more time"
+    );
     handle.stop();
 }

@@ -10,7 +10,7 @@ pub struct RandomBytes {
 
 /// The system gave no random bytes. Code that needs random bytes must stop.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the system gave no random bytes: check that getrandom(2) works and is allowed")]
+#[error("the operating system gave no random bytes: check that Tidegate may call getrandom(2)")]
 pub struct NoRandomBytes;
 
 impl RandomBytes {

@@ -126,7 +126,8 @@ impl FeedThreads {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {
             tracing::warn!(
-                "the database did not take the last ledger rows in time: the journal keeps them for the next start"
+                "the database did not take the last ledger rows in time at the shutdown: the journal keeps these rows, \
+                 and the next start writes the rows to the database. Check the database"
             );
         }
         drop(self.syncing);
@@ -147,7 +148,8 @@ fn keep_syncing(journal: &Journal, condition: &LedgerStatus, stop: &mpsc::Receiv
             && told.is_none_or(|told| told.elapsed() >= TRY_AGAIN)
         {
             told = Some(Instant::now());
-            tracing::error!(%error, "the journal cannot be synced to disk: a loss of power may lose ledger rows");
+            tracing::error!(%error, "the journal of the ledger cannot be synced to disk: a power failure may lose the \
+                newest ledger rows. Check the disk of the data folder");
         }
         if ends {
             return;
@@ -160,7 +162,7 @@ fn keep_syncing(journal: &Journal, condition: &LedgerStatus, stop: &mpsc::Receiv
 enum FeedError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    #[error("the journal cannot be read: {0}")]
+    #[error("the journal of the ledger cannot be read: {0}")]
     Journal(#[from] io::Error),
 }
 
@@ -209,7 +211,8 @@ impl Feed {
                 Ok(()) => {}
                 Err(error) => {
                     let database = &self.place;
-                    tracing::error!(%error, %database, "the ledger database cannot be written: the journal keeps the rows");
+                    tracing::error!(%error, %database, "the ledger database cannot be written: the journal keeps the \
+                        ledger rows until the database works again. Check the database");
                     self.database = None;
                     if ends {
                         break;
@@ -318,7 +321,9 @@ impl Feed {
                 Records::new(rest).rest() == RecordsEnd::Damaged
             };
             if left > 0 && !damaged {
-                tracing::warn!(file = %path.display(), bytes = left, "the journal ends in the middle of a record: the incomplete record is removed");
+                tracing::warn!(file = %path.display(), bytes = left, "the journal of the ledger ends in the middle of \
+                    a record, as after a power failure: Tidegate removed the incomplete record. Nothing needs to be \
+                    done");
             }
             read.push((path, damaged, length));
         }
@@ -334,14 +339,20 @@ impl Feed {
             self.dispose(path, damaged, length);
         }
         if !files.is_empty() {
-            tracing::info!(files = files.len(), interrupted, "the journal of the previous process was read");
+            tracing::info!(
+                files = files.len(),
+                interrupted,
+                "the journal of the previous process was read: Tidegate writes the missing rows to the ledger \
+                 database. Nothing needs to be done"
+            );
         }
         Ok(())
     }
 
     fn dispose(&self, path: &std::path::Path, damaged: bool, length: u64) {
         if damaged {
-            tracing::error!(file = %path.display(), "a journal file is corrupt: the rest of the file is quarantined");
+            tracing::error!(file = %path.display(), "a journal file of the ledger is corrupt: Tidegate quarantines the \
+                rest of the file, and the rows in this rest are missing in the ledger. Check the disk");
             self.journal.quarantine(path, length);
         } else {
             self.journal.remove(path, length);

@@ -161,7 +161,8 @@ impl Polls {
                 tracing::warn!(
                     response = row.id,
                     upstream = row.upstream,
-                    "a background response did not end within 24 hours: its ledger row stays an estimate"
+                    "a background response did not end within 24 hours: the ledger row of this response stays an \
+                     estimate. Nothing needs to be done"
                 );
                 over.push((row, PolledUsage::new(Usage::default())));
                 continue;

@@ -206,7 +206,8 @@ impl Spent {
                 budget = %Budget { money: Money { nano: limit, currency }, window, starts_on: 1 },
                 spent = decimal(spent),
                 percent = threshold / (UNIT / 100),
-                "spend has reached a threshold of `warn_at`: at 100 percent Tidegate refuses the requests of this budget"
+                "the spend of a budget has reached a threshold of `warn_at`: at 100 percent, Tidegate refuses the \
+                 requests of this budget. Raise the budget if needed"
             );
         }
     }
@@ -222,7 +223,9 @@ impl Spent {
         match written {
             Ok(()) => self.saved = now,
             Err(error) => {
-                tracing::warn!(%error, file = %self.file.display(), "the spend cannot be saved in the data folder: a restart without the database would start from older sums")
+                tracing::warn!(%error, file = %self.file.display(), "the spend of the budgets cannot be saved in the \
+                    data folder: a restart without the database would start from older sums. Check the disk of the \
+                    data folder")
             }
         }
     }

@@ -12,8 +12,8 @@ pub(super) fn note(unpriced: &Unpriced, upstream: &Arc<str>, model: &Arc<str>, p
             model = &**model,
             part = part.name(),
             setting = part.setting(),
-            "answers of this model have a part without a price: their rows are marked unpriced_part, and their cost is an \
-             estimate. Add this setting to the model's [[prices]]",
+            "answers of this model have a part without a price: Tidegate marks the ledger rows of these answers as \
+             unpriced_part and estimates the cost. Add the setting in `setting` to the model's [[prices]]",
         );
     }
 }

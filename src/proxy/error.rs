@@ -107,9 +107,11 @@ impl ApiError {
             AuthError::SeveralKeys => ("", "several_keys"),
             AuthError::UnknownKey => (UNKNOWN_KEY, "unknown"),
             AuthError::Refused(_, why) => (UNKNOWN_KEY, *why),
-            AuthError::KeysUnread => {
-                ("The keys of this gateway cannot be read right now. Please try again in a moment.", "keys_unread")
-            }
+            AuthError::KeysUnread => (
+                "The client keys of this gateway cannot be read right now, so this key could not be checked. Please \
+                 try again in a moment.",
+                "keys_unread",
+            ),
         };
         let mut refusal = match &why {
             AuthError::SeveralKeys => Self::repeated_header("Authorization"),
@@ -127,8 +129,11 @@ impl ApiError {
 
     /// Codex falls back to HTTP at once on 426, and on no other status (docs/wire.md, section 1).
     pub fn websocket_unsupported() -> Self {
-        Self::new(Problem::WebsocketUnsupported, "WebSocket is not served here. Use POST /v1/responses over HTTP.")
-            .closing()
+        Self::new(
+            Problem::WebsocketUnsupported,
+            "This gateway does not serve WebSocket. Use POST /v1/responses over HTTP.",
+        )
+        .closing()
     }
 
     /// The model does not exist for this caller.
@@ -152,18 +157,24 @@ impl ApiError {
     }
 
     fn unsupported(endpoint: Endpoint, what: &str) -> Self {
-        let message = format!("{what} {} /v1{}.", endpoint.method(), endpoint.path());
+        let message =
+            format!("{what} {} /v1{}. Use another endpoint or another model.", endpoint.method(), endpoint.path());
         Self::new(Problem::UnsupportedEndpoint, message)
     }
 
     /// The request names no model, and no default upstream exists.
     pub(super) fn model_required() -> Self {
-        Self::new(Problem::ModelRequired, "you must provide a model parameter").about("model")
+        Self::new(Problem::ModelRequired, "you must provide a model parameter: send the name of a model as `model`")
+            .about("model")
     }
 
     pub(super) fn model_required_of_key() -> Self {
-        Self::new(Problem::ModelRequired, "you must provide a model parameter: this key is restricted to some models")
-            .about("model")
+        Self::new(
+            Problem::ModelRequired,
+            "you must provide a model parameter, because this key may use only some models. Send the name of a model \
+             as `model`",
+        )
+        .about("model")
     }
 
     pub(super) fn invalid_model(why: &'static str) -> Self {
@@ -172,17 +183,17 @@ impl ApiError {
 
     /// A lenient upstream would read another model than the one that Tidegate checks.
     pub(super) fn model_in_query() -> Self {
-        Self::new(Problem::InvalidQuery, "`model` stands in the query. Name the model in the body alone.")
+        Self::new(Problem::InvalidQuery, "`model` is in the query of the URL. Send `model` only in the body.")
             .about("model")
     }
 
     /// The key has a budget, and a request with an unknown cost could overspend it.
     pub(super) fn unpriced_model(model: Option<&str>) -> Self {
-        const HELP: &str = "and this key has a budget. Use a model with a price, or ask the operator to add one to [[prices]] \
-                            (0 where the model is free) or to set `unpriced = \"allow\"` below [money].";
+        const HELP: &str = "and this key has a budget. Use a model with a price. Or ask the operator to add a price to \
+            [[prices]] (0 if free), or to set `unpriced = \"allow\"` in [money].";
         let message = match model {
             Some(model) => format!("The model `{model}` has no price at this gateway, {HELP}"),
-            None => format!("The request names no model, so it has no price at this gateway, {HELP}"),
+            None => format!("The request names no model and so has no price at this gateway, {HELP}"),
         };
         Self::new(Problem::UnpricedModel, message).about("model")
     }
@@ -191,19 +202,27 @@ impl ApiError {
         Self::new(
             problem,
             match problem {
-                Problem::UpstreamUnreachable => "The provider cannot be reached.",
-                Problem::UpstreamDisconnected => "The provider closed the connection before it answered.",
-                Problem::UpstreamTimeout => "The provider did not answer in time.",
+                Problem::UpstreamUnreachable => "The provider cannot be reached. Try again in a moment.",
+                Problem::UpstreamDisconnected => {
+                    "The provider closed the connection before an answer came. Try again in a moment."
+                }
+                Problem::UpstreamTimeout => "The provider did not answer in time. Try again in a moment.",
                 Problem::UpstreamAuth => {
-                    "The provider refused this gateway's own credential. Your key is fine; tell the operator."
+                    "The provider refused the credential of this gateway. Your own key is fine. Tell the operator of \
+                     this gateway."
                 }
                 Problem::UpstreamBadAnswer => {
-                    "The provider's answer is not an answer of the API (for example an HTML page)."
+                    "The provider's answer is not an answer of the API (for example an HTML page). Try again, or tell \
+                     the operator of this gateway."
                 }
                 Problem::LedgerUnavailable => {
-                    "This gateway cannot write its ledger right now, so it sent nothing to a provider. Try again in a moment."
+                    "This gateway cannot write to the ledger right now, so this gateway sent nothing to a provider. \
+                     Try again in a moment."
                 }
-                _ => "Something went wrong inside the gateway.",
+                _ => {
+                    "This gateway has an internal fault. Try again, and tell the operator of this gateway the request \
+                     id."
+                }
             },
         )
     }
@@ -212,7 +231,8 @@ impl ApiError {
     pub(super) fn upstream_busy() -> Self {
         Self::new(
             Problem::UpstreamBusy,
-            "Every provider of this model has the most requests in progress that this gateway allows. Try again in a moment.",
+            "All providers of this model are busy, because each has reached the limit of requests in progress at this \
+             gateway. Try again in a moment.",
         )
     }
 
@@ -220,8 +240,7 @@ impl ApiError {
     pub(super) fn limited(limited: &Limited, terms: &BudgetTerms) -> Self {
         let Limited { kind, whose, name, model, after, quotas } = limited;
         let model = model.as_ref().map(|model| format!(" for the model `{model}`")).unwrap_or_default();
-        let bare = format!("{} `{name}`{model}", whose.name());
-        let whose = format!("the {bare}");
+        let whose = format!("the {} `{name}`{model}", whose.name());
         let soon = quota::format_duration(*after);
         let rate =
             |limit, of| format!("Rate limit reached for {whose}: {limit} {of} per minute. Please try again in {soon}.");
@@ -231,13 +250,15 @@ impl ApiError {
             Kind::InFlight(limit) => (
                 Problem::InFlightLimit,
                 format!(
-                    "The {bare} has {limit} requests in progress, which is its limit. Please try again when one has ended."
+                    "The limit of requests in progress for {whose} is {limit}, and this limit is reached. Please try \
+                     again when one request has ended."
                 ),
             ),
             Kind::Reserved(budget) => (
                 Problem::BudgetReserved,
                 format!(
-                    "Requests in progress have reserved the rest of the budget of {budget} of {whose}. Please try again in a moment."
+                    "Requests in progress have reserved the rest of the budget of {budget} of {whose}. Please try \
+                     again in a moment."
                 ),
             ),
             Kind::Budget { budget, span, spent } => (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span)),
@@ -257,7 +278,8 @@ impl ApiError {
     pub(super) fn limits_unavailable() -> Self {
         Self::new(
             Problem::LimitsUnavailable,
-            "This gateway cannot read the limits of your key right now, so it sent nothing to a provider. Try again in a moment.",
+            "This gateway cannot read the limits of your key right now, so this gateway sent nothing to a provider. \
+             Try again in a moment.",
         )
     }
 

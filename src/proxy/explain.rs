@@ -45,7 +45,10 @@ pub enum ExplainError {
     #[error("no client key has the name `{0}`")]
     Key(String),
     /// The key may not use the model, or no such model exists. Clients cannot tell the two cases apart.
-    #[error("the key `{key}` may not ask for `{model}`: its `models` do not list it; clients get 404 model_not_found")]
+    #[error(
+        "the key `{key}` may not ask for `{model}`: the setting `models` of the key does not list this model; clients \
+         get 404 model_not_found"
+    )]
     KeyModels {
         /// The key.
         key: String,

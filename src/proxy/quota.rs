@@ -73,9 +73,12 @@ impl BudgetTerms {
         let renews = match again.filter(|_| budget.window != Window::Total) {
             Some(again) => {
                 let zone = self.zone.iana_name().unwrap_or("UTC");
-                format!("It renews on {} ({zone}).", again.to_zoned(self.zone.clone()).strftime("%Y-%m-%d at %H:%M"))
+                format!(
+                    "The budget renews on {} ({zone}).",
+                    again.to_zoned(self.zone.clone()).strftime("%Y-%m-%d at %H:%M")
+                )
             }
-            None => "It does not renew.".to_owned(),
+            None => "The budget does not renew.".to_owned(),
         };
         let contact = self.contact.as_ref().map(|contact| format!(" Contact: {contact}")).unwrap_or_default();
         format!("{} {currency} of the budget of {budget} of {whose} are spent. {renews}{contact}", decimal(spent))

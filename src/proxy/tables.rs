@@ -105,7 +105,7 @@ pub enum TablesError {
     #[error(transparent)]
     Upstream(#[from] Unusable),
     /// A certificate cannot be used.
-    #[error("upstream {0}: ca_file cannot be used: {1}")]
+    #[error("the `ca_file` of the upstream {0} cannot be used: {1}. Set `ca_file` to a PEM file of certificates")]
     Tls(Arc<str>, TlsError),
 }
 

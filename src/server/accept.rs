@@ -64,7 +64,8 @@ pub async fn run<S: Service>(
             }
             Err(error) => {
                 if let Some(failed) = failures.count(Instant::now()) {
-                    tracing::warn!(%error, failed, "connections could not be accepted: clients wait until the system allows more. Check the limit of open files");
+                    tracing::warn!(%error, failed, "the operating system refused to open connections: the clients wait \
+                        until the system allows more connections. Check the limit of open files");
                 }
                 tokio::time::sleep(BACK_OFF).await;
             }

@@ -25,7 +25,7 @@ pub(super) struct Guard<W> {
 
 /// The framing of the current body is malformed.
 #[derive(Debug, thiserror::Error)]
-#[error("the request is malformed: {}", .0.name())]
+#[error("the framing of the HTTP request is malformed: {}", .0.name())]
 struct MalformedBody(FramingError);
 
 impl<W: Transport> AsyncRead for Guard<W> {

@@ -32,10 +32,10 @@ pub(super) struct Requests<S> {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotServed {
     /// The client had left already.
-    #[error("the client left")]
+    #[error("the client closed the connection before the request was served")]
     ClientLeft,
     /// No slot is free. The stream is reset with this reason, which tells the client that it may try again.
-    #[error("no slot is free")]
+    #[error("the HTTP/2 connection of the client has reached the limit of concurrent requests")]
     Full(#[source] h2::Error),
 }
 

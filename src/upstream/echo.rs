@@ -56,8 +56,9 @@ impl CredentialPatterns {
             %id,
             upstream = &*self.upstream,
             credential = self.credential.as_deref(),
-            "upstream_echoed_credential: the upstream sent back a part of the credential that it was asked with. Clients and \
-             this log get `*` in its place. Tell the provider, and replace the credential if others can read those answers"
+            "upstream_echoed_credential: the upstream sent a part of the credential of a request back. Clients and \
+             this log get `*` in the place of that part. Tell the provider, and replace the credential if others can \
+             read those answers"
         );
     }
 }

@@ -319,24 +319,33 @@ impl Lease {
         }
         let upstream = &*pool.name;
         match change {
-            HealthChange::Restored => tracing::info!(upstream, credential, model, "{whose} restored"),
+            HealthChange::Restored => tracing::info!(
+                upstream,
+                credential,
+                model,
+                "the {whose} is restored: the ejection is over, and Tidegate uses the {whose} again. Nothing needs to \
+                 be done"
+            ),
             HealthChange::Ejected(EjectionCause::RefusedOnce, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refused this credential: the credential is ejected for a short time, then one request tests it again"
+                "the upstream refused this credential: Tidegate ejected the credential for a short time, then tests \
+                 the credential with one request. Check the credential if the upstream refuses again"
             ),
             HealthChange::Ejected(EjectionCause::Refused, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refused this credential twice: the credential is ejected. Replace it"
+                "the upstream refused this credential twice: Tidegate ejected the credential and uses other \
+                 candidates. Replace the credential"
             ),
             HealthChange::Ejected(EjectionCause::Unpaid, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the account of this credential has no money left: the credential is ejected. Top up the account"
+                "the account of this credential has no money left: Tidegate ejected the credential and uses other \
+                 candidates. Top up the account"
             ),
             HealthChange::Ejected(cause, length) => tracing::warn!(
                 upstream,
@@ -344,7 +353,8 @@ impl Lease {
                 model,
                 cause = cause.name(),
                 seconds = length.as_secs(),
-                "{whose} ejected"
+                "the {whose} is ejected, because requests failed as `cause` says: Tidegate uses other candidates for \
+                 `seconds` seconds, then tests the {whose} again. Check the provider if this happens often"
             ),
         }
     }

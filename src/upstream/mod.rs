@@ -102,10 +102,12 @@ pub struct CredentialStatus {
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// The base URL.
-    #[error("upstream {0}: the base URL cannot be used: {1}")]
+    #[error("the `base_url` of the upstream {0} cannot be used: {1}")]
     Url(Arc<str>, InvalidUri),
     /// A credential. The error does not repeat its secret.
-    #[error("upstream {0}: credential {1} cannot be sent in a header")]
+    #[error(
+        "the credential {1} of the upstream {0} contains characters that a header cannot have: set a correct secret"
+    )]
     Credential(Arc<str>, Arc<str>),
 }
 

@@ -22,8 +22,9 @@ impl NotFound {
             tracing::warn!(
                 upstream,
                 base_url,
-                "the upstream answered every request so far with 404, and its `base_url` does not end in /v1, as most providers' do. If \
-                 all requests get 404, set `base_url` to the URL that the provider's page shows in front of /responses or /chat/completions"
+                "the upstream answered every request so far with 404, and `base_url` does not end in /v1, unlike most \
+                 providers' URLs. If all requests get 404, set `base_url` to the URL that the provider's page shows in \
+                 front of /responses or /chat/completions"
             );
         }
     }

@@ -46,16 +46,16 @@ pub struct Sender {
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// No connection was made, so nothing was sent.
-    #[error("no connection: {0}")]
+    #[error("Tidegate cannot connect to the upstream: {0}")]
     Connect(BoxError),
     /// The upstream closed an idle connection at the moment when the request was sent on it. No byte of an answer came.
-    #[error("the upstream closed an idle connection: {0}")]
+    #[error("the upstream closed an idle connection before the request was sent: {0}")]
     Stale(BoxError),
     /// The connection ended before the head of an answer came. The upstream may have received the request.
-    #[error("no answer: {0}")]
+    #[error("the connection to the upstream broke before an answer came: {0}")]
     Broken(BoxError),
     /// The answer is not HTTP, or its head is too large.
-    #[error("no HTTP answer: {0}")]
+    #[error("the answer of the upstream is not valid HTTP: {0}")]
     NotHttp(BoxError),
 }
 

@@ -259,7 +259,7 @@ async fn a_spent_budget_is_refused_with_amount_and_renewal() {
     assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), (None, Some("false")));
     let message = refused.message();
     let spent = format!(
-        "{} CNY of the budget of 2.5 CNY/day of the key `tester` are spent. It renews on 20",
+        "{} CNY of the budget of 2.5 CNY/day of the key `tester` are spent. The budget renews on 20",
         decimal(3 * COST)
     );
     assert!(message.starts_with(&spent) && message.ends_with(" at 00:00 (UTC)."), "{message}");
@@ -275,7 +275,7 @@ async fn the_error_of_a_spent_budget_follows_the_configuration() {
         ("0.000001CNY/day", " at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
         ("0.000001CNY/week", " at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
         ("0.000001CNY/month", "-15 at 00:00 (Asia/Shanghai). Contact: ops@example.com"),
-        ("0.000001CNY/total", " are spent. It does not renew. Contact: ops@example.com"),
+        ("0.000001CNY/total", " are spent. The budget does not renew. Contact: ops@example.com"),
     ] {
         for status in [402, 429] {
             let upstream = Upstream::fixed(json("200 OK", RESPONSE)).await;

@@ -183,7 +183,7 @@ async fn invalid_settings_of_a_key_are_reported_and_no_key_is_created() {
     assert_eq!((&shown["declared_in"], &shown["audit"]), (&"tidegate.toml".into(), &Value::Array(Vec::new())));
     assert!(keys(folder, &["show", "file"]).unwrap().contains("declared in  tidegate.toml"));
     keys(folder, &["create", "--name", "x"]).unwrap();
-    assert!(keys(folder, &["create", "--name", "x"]).unwrap_err().contains("a key of this name is there already"));
+    assert!(keys(folder, &["create", "--name", "x"]).unwrap_err().contains("the store already has a key of this name"));
 }
 
 /// Eight processes create a key each, and then change it. None has to try again, and no change is lost.

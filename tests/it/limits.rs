@@ -103,7 +103,7 @@ async fn concurrent_requests_count_until_the_last_byte_of_their_answers() {
     let mut streamed = streaming.head().await;
     assert_eq!(streamed.status, 200);
     let refused = create(&gateway, KEY).await;
-    assert_limited(&refused, "requests", "has 1 requests in progress, which is its limit", 1..=1);
+    assert_limited(&refused, "requests", "The limit of requests in progress for the key `tester` is 1, ", 1..=1);
     assert_eq!(refused.header("x-ratelimit-limit-requests"), None);
 
     go.send(()).unwrap();

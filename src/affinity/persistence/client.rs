@@ -57,7 +57,7 @@ pub(super) enum StoreResult<T> {
     Failed(StoreError),
 }
 
-pub(super) const TOO_SLOW: &str = "the operation took longer than any request waits";
+pub(super) const TOO_SLOW: &str = "the operation on the affinity store took longer than any request waits";
 
 impl StoreClient {
     pub(super) fn has_ended(&self) -> bool {
@@ -113,10 +113,13 @@ impl StoreClient {
             let store = &self.location;
             match self.operation {
                 StoreOperation::Read => {
-                    tracing::error!(%store, %why, "affinity store reads are failing: requests no longer wait for the store")
+                    tracing::error!(%store, %why, "affinity store reads are failing (the store knows which account \
+                        owns which id): requests no longer wait for the store, and ids that are not in memory cannot \
+                        be found. Check the store")
                 }
                 StoreOperation::Write => {
-                    tracing::error!(%store, %why, "affinity store writes are failing: new entries wait in memory")
+                    tracing::error!(%store, %why, "affinity store writes are failing (the store knows which account \
+                        owns which id): new ids wait in memory, and a restart now loses these ids. Check the store")
                 }
             }
         }
@@ -128,8 +131,14 @@ impl StoreClient {
         if mem::take(&mut self.failures) >= 2 {
             let store = &self.location;
             match self.operation {
-                StoreOperation::Read => tracing::info!(%store, "affinity store reads work again"),
-                StoreOperation::Write => tracing::info!(%store, "affinity store writes work again"),
+                StoreOperation::Read => {
+                    tracing::info!(%store, "affinity store reads work again: requests can find all stored ids. Nothing \
+                        needs to be done")
+                }
+                StoreOperation::Write => {
+                    tracing::info!(%store, "affinity store writes work again: Tidegate writes the ids that wait in \
+                        memory. Nothing needs to be done")
+                }
             }
         }
     }

@@ -96,7 +96,10 @@ impl AffinityStoreThread {
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_TIMEOUT + WAIT_FOR_FILE).is_err() {
-            tracing::warn!("the affinity store was not closed in time");
+            tracing::warn!(
+                "the affinity store (which account owns which id) did not close in time at the shutdown: Tidegate may \
+                 not know the newest ids after a restart. Check the disk, or the Redis server"
+            );
         }
     }
 }

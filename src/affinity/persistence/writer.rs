@@ -64,7 +64,8 @@ impl AffinityStoreWriter {
         }
         let waits = origins.status.waiting.load(Ordering::Relaxed) > 0;
         if waits && !timeout(END_TIMEOUT, self.write_all()).await.unwrap_or(false) {
-            tracing::warn!(store = %self.client.location, "the last affinity entries were not written: after a restart their ids are unknown");
+            tracing::warn!(store = %self.client.location, "the affinity store did not take the newest ids before the \
+                shutdown: after a restart, Tidegate does not know which account owns these ids. Check the store");
         }
         self.client.close().await;
     }
@@ -138,7 +139,8 @@ impl AffinityStoreWriter {
             && self.known.replace(here).is_some()
         {
             let store = &self.client.location;
-            tracing::warn!(%store, "the affinity store may have lost data: Tidegate writes the entries of its memory to the store again");
+            tracing::warn!(%store, "the affinity store may have lost data, because the server or file of the store was \
+                replaced: Tidegate writes the ids in memory to the store again. Nothing needs to be done");
             self.again = Some(0);
         }
     }

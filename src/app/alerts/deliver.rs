@@ -80,7 +80,8 @@ pub(super) async fn run(
                         %error,
                         event = alert.event.name(),
                         subject = alert.subject,
-                        "an alert could not be delivered for an hour and is dropped. Check the receiver in [alerts]"
+                        "the receiver of alerts did not accept an alert for an hour: Tidegate drops the alert. Check \
+                         the receiver in [alerts]"
                     );
                     break;
                 }

@@ -75,7 +75,8 @@ impl UndeliveredAlerts {
             tracing::warn!(
                 %error,
                 file = %self.file.display(),
-                "undelivered alerts cannot be saved: a restart loses them. Check the disk of the data folder"
+                "undelivered alerts cannot be saved to disk: a restart loses these alerts. Check the disk of the data \
+                 folder"
             );
         }
     }

@@ -181,7 +181,8 @@ fn budget(crossed: &Crossed) -> Alert {
         return Alert { event: AlertEvent::BudgetWarning, subject, text };
     }
     let text = format!(
-        "All of {whose} is spent ({spent}). Tidegate refuses its requests until the next period of the budget. Raise the budget to serve them."
+        "All of {whose} is spent ({spent}). Tidegate refuses the requests of this budget until the next period. \
+         Raise the budget to serve these requests."
     );
     Alert { event: AlertEvent::BudgetSpent, subject, text }
 }
@@ -189,8 +190,8 @@ fn budget(crossed: &Crossed) -> Alert {
 fn credential(view: &CredentialView) -> AlertCondition {
     let CredentialView { upstream, credential, refused } = view;
     let (why, action) = match refused {
-        Some(EjectionCause::Unpaid) => ("The provider's account has no money left", "Top it up"),
-        _ => ("The provider refuses the credential", "Renew it"),
+        Some(EjectionCause::Unpaid) => ("The provider's account has no money left", "Top up the account"),
+        _ => ("The provider refuses the credential", "Renew the credential"),
     };
     AlertCondition {
         event: AlertEvent::CredentialRefused,
@@ -230,7 +231,7 @@ fn ledger(view: &AlertInputs, min_duration: Duration) -> AlertCondition {
         min_duration,
         subject: "ledger".to_owned(),
         text: format!(
-            "The ledger has been behind for {}: {waiting} rows wait for the database, faults: {faults}. The journal keeps them, up \
+            "The ledger has been behind for {}: {waiting} rows wait for the database, faults: {faults}. The journal keeps these rows, up \
              to 256 MiB; beyond that, Tidegate refuses requests. Check the database and the disk of the data folder.",
             in_words(min_duration)
         ),
@@ -301,7 +302,7 @@ mod tests {
         let mut due_alerts = |second, refused, out| watcher.due_alerts(after(began, second), &view(refused, out));
         let reported = due_alerts(0, Some(EjectionCause::Refused), true);
         assert_eq!(events(&reported), [("credential_refused", "credential KEY of the upstream up")]);
-        assert!(reported[0].text.contains("Renew it"), "{reported:?}");
+        assert!(reported[0].text.contains("Renew the credential"), "{reported:?}");
         assert!(due_alerts(299, Some(EjectionCause::Refused), true).is_empty());
         assert_eq!(events(&due_alerts(300, Some(EjectionCause::Refused), true)), [("upstream_ejected", "upstream up")]);
         assert!(due_alerts(301, Some(EjectionCause::Refused), true).is_empty());
@@ -311,7 +312,7 @@ mod tests {
         assert!(due_alerts(800, Some(EjectionCause::Refused), true).is_empty());
         assert!(due_alerts(5000, None, false).is_empty());
         let reported = due_alerts(5001, Some(EjectionCause::Unpaid), true);
-        assert!(reported[0].text.contains("Top it up"), "{reported:?}");
+        assert!(reported[0].text.contains("Top up the account"), "{reported:?}");
         assert_eq!(events(&due_alerts(5301, Some(EjectionCause::Unpaid), true)), [("upstream_ejected", "upstream up")]);
     }
 

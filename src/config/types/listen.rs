@@ -17,7 +17,7 @@ pub enum Listen {
 
 /// The text is neither an address nor a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither an address and a port, nor unix: and a path")]
+#[error("the listen address must be an IP address with a port, or `unix:` and the path of a socket")]
 pub struct NoListen;
 
 impl Listen {

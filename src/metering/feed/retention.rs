@@ -62,7 +62,11 @@ impl OldRowSums {
         if removed == 0 {
             self.next = Instant::now() + LOOK_EVERY;
         } else {
-            tracing::info!(removed, "old rows of the ledger were replaced by their daily sums");
+            tracing::info!(
+                removed,
+                "old rows of the ledger were removed and replaced by daily sums, as `keep_days` in [store] says. \
+                 Nothing needs to be done"
+            );
         }
         Ok(())
     }
@@ -85,7 +89,11 @@ pub(super) async fn not_summed_up<'a>(
     let gone: HashSet<_> = old.into_iter().filter(|id| !known.contains(id)).collect();
     if !gone.is_empty() {
         let rows = gone.len();
-        tracing::warn!(rows, "the journal holds rows that the daily sums already contain: they are not stored again");
+        tracing::warn!(
+            rows,
+            "the journal contains old ledger rows that the daily sums already count: Tidegate does not store these \
+             rows again. Nothing needs to be done"
+        );
     }
     Ok(rows.into_iter().filter(|row| !gone.contains(&row.id)).collect())
 }

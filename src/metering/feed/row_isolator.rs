@@ -67,7 +67,8 @@ impl RowIsolator {
         match database.store(&self.origin, &[bare]).await {
             Ok(changed) => {
                 self.count(&changed);
-                tracing::warn!(id = %row.id, %error, "the database refuses the texts of a ledger row: the row is stored without them");
+                tracing::warn!(id = %row.id, %error, "the ledger database refuses the texts of a ledger row, for \
+                    example the model name: Tidegate stores the row without these texts. Nothing needs to be done");
             }
             Err(error) if !error.is_about_data() => return Err(error),
             Err(error) => self.quarantine(row, &error),
@@ -90,9 +91,11 @@ impl RowIsolator {
         journal::encode(row, &mut record);
         let kept = self.journal.keep_aside(&record);
         let (id, key, state, cost) = (row.id, row.key, row.state.name(), row.cost);
-        tracing::error!(%id, key, state, cost, %error, "the database refuses a ledger row: the row is quarantined");
+        tracing::error!(%id, key, state, cost, %error, "the ledger database refuses a ledger row: Tidegate quarantines \
+            the row in a file of the data folder, and the row is missing in the ledger. Read `error`");
         if let Err(error) = kept {
-            tracing::error!(%id, %error, "a ledger row could not be quarantined and is lost");
+            tracing::error!(%id, %error, "a ledger row could not be written to the quarantine file: the row is lost. \
+                Check the disk of the data folder");
         }
     }
 }

@@ -244,7 +244,7 @@ fn an_error_is_final() {
     assert_eq!(error.at, 5);
     assert_eq!(scanner.feed(b"1}"), Err(error));
     assert_eq!(scanner.finish(), Err(error));
-    assert_eq!(error.to_string(), "the JSON is not valid (at byte 5)");
+    assert_eq!(error.to_string(), "the JSON has a syntax error (at byte 5 of the JSON text)");
     scanner.reset();
     scanner.feed(b"{\"model\":1}").unwrap();
     scanner.finish().unwrap();

@@ -32,10 +32,10 @@ pub enum RelayError {
     #[error("{0}")]
     Upstream(BodyError),
     /// The upstream was silent for too long.
-    #[error("the upstream was silent for too long")]
+    #[error("the upstream sent no data for too long in the middle of an answer")]
     Silent,
     /// The stream ended without a terminal event, and `on_incomplete = "break"`.
-    #[error("the stream ended without a terminal event")]
+    #[error("the stream of the upstream ended without a terminal event, so the answer is incomplete")]
     Incomplete,
 }
 

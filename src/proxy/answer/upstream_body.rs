@@ -49,11 +49,13 @@ pub(in crate::proxy) struct UpstreamBody {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The upstream's transfer broke.
-    #[error("the upstream's transfer broke: {0}")]
+    #[error("the connection to the upstream broke in the middle of an answer: {0}")]
     Transfer(#[from] hyper::Error),
     /// The answer repeats the credential in a content coding that Tidegate did not request. The credential cannot be masked
     /// there.
-    #[error("a compressed answer repeats the credential that it was asked with")]
+    #[error(
+        "a compressed answer of the upstream repeats the credential of the request, so Tidegate stopped the answer"
+    )]
     Echoed,
 }
 

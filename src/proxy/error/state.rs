@@ -10,7 +10,10 @@ impl ApiError {
     /// An unknown id, an invalid id, and an id of another owner. The message is the same for all three and does not repeat the
     /// id.
     pub(in crate::proxy) fn unknown_id() -> Self {
-        Self::new(Problem::UnknownId, "No object with this id exists, or this key may not use it.")
+        Self::new(
+            Problem::UnknownId,
+            "No object with this id exists, or this key may not use the object. Check the id and the key.",
+        )
     }
 
     /// The body refers to an object, at the field `name` if Tidegate knows that field. An object that never existed and an
@@ -19,7 +22,8 @@ impl ApiError {
         let Some(name) = name else {
             let article = if matches!(kind, Kind::Item | Kind::Opaque) { "an" } else { "a" };
             let message = format!(
-                "The request holds the id of {article} {} that does not exist, or that this key may not use. Remove the id.",
+                "The request contains the id of {article} {} that does not exist, or that this key may not use. Remove \
+                 the id.",
                 kind.name().replace('_', " ")
             );
             return Self::new(Problem::UnknownId, message);
@@ -27,12 +31,16 @@ impl ApiError {
         let what = match kind {
             Kind::Response => {
                 let name = if name == "id" { "previous_response_id" } else { name };
-                let message = format!("`{name}`: there is no response with this id, or this key may not use it.");
+                let message = format!(
+                    "`{name}`: no response with this id exists, or this key may not use the response. Send another id, \
+                     or start without `{name}`."
+                );
                 return Self::new(Problem::PreviousResponseNotFound, message).about(name);
             }
             Kind::Item => {
-                let message = "Item with this id not found, or this key may not use it. Items are not persisted when `store` is \
-                               set to false. Try again with `store` set to true, or remove this item from your input.";
+                let message = "Item with this id not found, or this key may not use the item. Items are not persisted \
+                    when `store` is set to false. Try again with `store` set to true, or remove this item from your \
+                    input.";
                 // The field is the id of an item of the input.
                 return Self::new(Problem::UnknownId, message).about(if name == "id" { "input" } else { name });
             }
@@ -45,7 +53,10 @@ impl ApiError {
             Kind::Opaque => "Object",
             Kind::Encrypted | Kind::TurnState => "Content",
         };
-        let message = format!("{what} with this id not found, or this key may not use it.");
+        let message = format!(
+            "{what} with this id not found, or this key may not use that object. Check the id, or remove the id from \
+             the request."
+        );
         // The parameter is the object that contains the id, or the field itself.
         let param = if name == "id" && kind == Kind::Conversation { "conversation" } else { name };
         Self::new(Problem::UnknownId, message).about(param)
@@ -56,8 +67,9 @@ impl ApiError {
         Self::new(
             Problem::ConflictingState,
             format!(
-                "The request refers to state that is stored in different provider accounts: {one} and {other}, at the \
-                 upstreams `{here}` and `{there}`. One account cannot use the state of another."
+                "The request refers to state in different provider accounts: {one} and {other}, at the upstreams \
+                 `{here}` and `{there}`. One account cannot use the state of another account. Remove one of the two \
+                 references."
             ),
         )
     }
@@ -66,11 +78,12 @@ impl ApiError {
     pub(in crate::proxy) fn conflicting_model(what: &str, upstream: &str, model: &str, others: &[&str]) -> Self {
         let others = match others {
             [] => String::new(),
-            others => format!(" Models of this key with a target there: `{}`.", others.join("`, `")),
+            others => format!(" Models of this key with a target at this upstream: `{}`.", others.join("`, `")),
         };
         let message = format!(
-            "The request refers to state ({what}) that is stored at the upstream `{upstream}`, and the model `{model}` has no target there.{others} \
-             Use a model with a target there, or start without the state."
+            "The request refers to state ({what}) at the upstream `{upstream}`, but the model `{model}` has no target \
+             at this upstream.{others} Use a model with a target at this upstream, or remove the reference to the \
+             state."
         );
         Self::new(Problem::ConflictingState, message)
     }
@@ -80,8 +93,8 @@ impl ApiError {
         Self::new(
             Problem::StateLost,
             format!(
-                "The request refers to state ({what}) that is stored in a provider account which this gateway does not use any more, \
-                 or not for this key. Start without the state."
+                "The request refers to state ({what}) in a provider account that this gateway no longer uses, or not \
+                 for this key. Remove the reference and start again without this state."
             ),
         )
     }
@@ -89,8 +102,8 @@ impl ApiError {
     /// The account that stores the state is ejected for this time.
     pub(in crate::proxy) fn state_unavailable(what: &str, after: Duration) -> Self {
         let message = format!(
-            "The request refers to state ({what}) that is stored in a provider account which is not available right now. No other \
-             account has this state. Try again later."
+            "The request refers to state ({what}) in a provider account that is not available right now. No other \
+             account has this state. Try again later, or start without this state."
         );
         Self { after: Some(after), ..Self::new(Problem::StateUnavailable, message) }
     }
@@ -99,7 +112,8 @@ impl ApiError {
     pub(in crate::proxy) fn affinity_unavailable() -> Self {
         Self::new(
             Problem::AffinityUnavailable,
-            "This gateway cannot look up stored state right now, so it sent nothing to a provider. Try again in a moment.",
+            "This gateway cannot look up right now which account has the state of this request. Nothing was sent to a \
+             provider. Try again in a moment.",
         )
     }
 }

@@ -20,8 +20,8 @@ impl ApiError {
     /// The path does not exist. The answer does not repeat the path, which may contain anything.
     pub fn unknown_url(tables: &Tables, path: &str) -> Self {
         let message = match advice(path) {
-            Some(advice) => format!("No endpoint has this URL: {advice}"),
-            None => format!("No endpoint has this URL. This gateway serves {}.", served(tables)),
+            Some(advice) => format!("No endpoint of this gateway has this URL: {advice}"),
+            None => format!("No endpoint of this gateway has this URL. This gateway serves {}.", served(tables)),
         };
         Self::new(Problem::UnknownUrl, message)
     }
@@ -30,14 +30,18 @@ impl ApiError {
     pub fn method_not_allowed(path: &str, allow: impl Into<Cow<'static, str>>) -> Self {
         let allow = allow.into();
         let advice = advice(path).map(|advice| format!(" Probably {advice}")).unwrap_or_default();
-        let mut refusal = Self::new(Problem::MethodNotAllowed, format!("This URL accepts only {allow}.{advice}"));
+        let mut refusal = Self::new(
+            Problem::MethodNotAllowed,
+            format!("This URL accepts only the methods {allow}. Use one of these methods.{advice}"),
+        );
         refusal.allow = Some(allow);
         refusal
     }
 
     /// A date in the query is not a date.
     pub(in crate::proxy) fn invalid_date(name: &'static str) -> Self {
-        Self::new(Problem::InvalidQuery, format!("`{name}` is not a day. Write it as 2026-11-01.")).about(name)
+        Self::new(Problem::InvalidQuery, format!("`{name}` in the query must be a date, such as 2026-11-01."))
+            .about(name)
     }
 
     /// The ledger cannot be read now.
@@ -84,7 +88,7 @@ fn advice(path: &str) -> Option<Cow<'static, str>> {
     let path = match path.trim_end_matches('/') {
         trimmed if trimmed.len() < path.len() && is_there(trimmed) => {
             let place = place_of(trimmed)?;
-            return Some(format!("the URL ends with a slash that does not belong there. Use /v1{place}.").into());
+            return Some(format!("the URL ends with a slash that must be removed. Use /v1{place}.").into());
         }
         trimmed => trimmed,
     };

@@ -111,7 +111,9 @@ where
     }
 
     fn too_slow(&self) -> ApiError {
-        ApiError::request_timeout("The body of the request did not come in time.")
+        ApiError::request_timeout(
+            "The body of the request did not arrive in time. Send the request again, or send a smaller body.",
+        )
     }
 }
 

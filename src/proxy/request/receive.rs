@@ -334,16 +334,23 @@ impl<'a> BodyScan<'a> {
             Some(found) => match found.value {
                 // With a stored prompt the model may be left out, or null (docs/wire.md, section 8).
                 Value::Null => None,
-                Value::String(name) if name.is_empty() => return Err(ApiError::invalid_model("is empty.")),
+                Value::String(name) if name.is_empty() => {
+                    return Err(ApiError::invalid_model("is empty. Send the name of a model."));
+                }
                 Value::String(name) if !model_name::is_plain(&name) => {
                     return Err(ApiError::invalid_model(
-                        "has white space or an empty part around a slash or at an end, or a control or invisible character in it. Send the plain name.",
+                        "contains white space or an empty part at a slash or at an end, or a control or invisible \
+                         character. Send the plain name.",
                     ));
                 }
                 Value::String(name) if name.len() <= MAX_MODEL => Some(RequestedModel { name, range: found.range }),
-                Value::String(_) | Value::LongString => return Err(ApiError::invalid_model("is too long.")),
-                Value::InvalidString => return Err(ApiError::invalid_model("is not valid text.")),
-                _ => return Err(ApiError::invalid_model("must be a string.")),
+                Value::String(_) | Value::LongString => {
+                    return Err(ApiError::invalid_model("is too long. A model name may have at most 256 bytes."));
+                }
+                Value::InvalidString => {
+                    return Err(ApiError::invalid_model("is not valid text. Send the name of a model in UTF-8."));
+                }
+                _ => return Err(ApiError::invalid_model("must be a string. Send the name of a model.")),
             },
         };
         let cache_key = match request.prompt_cache_key.take().map(|found| found.value) {

@@ -51,8 +51,8 @@ fn make_private(path: &Path) {
         tracing::warn!(
             %error,
             path = %path.display(),
-            "other users of this machine may read a part of the journal: its mode cannot be changed. Give it to the user that \
-             runs Tidegate, with mode 0700 for the folder and 0600 for its files"
+            "other users of this machine may read a part of the journal of the ledger: Tidegate cannot change the file \
+             mode. Make the user of Tidegate the owner, with mode 0700 for folders and 0600 for files"
         );
     }
 }
@@ -110,7 +110,9 @@ impl Journal {
                 // The original still exists.
                 fs::remove_file(&path)?;
             } else if path.ends_with(ASIDE) {
-                tracing::warn!(file = %path.display(), "quarantined ledger rows exist: the database refused them at an earlier time");
+                tracing::warn!(file = %path.display(), "the data folder has a file of quarantined ledger rows, which \
+                    the database refused earlier: these rows are missing in the ledger. Keep the file until somebody \
+                    has read the rows");
             }
         }
         before.sort();
@@ -256,7 +258,8 @@ impl Journal {
             Ok(()) => self.freed(length),
             // The next start reads the file again, which changes nothing.
             Err(error) => {
-                tracing::warn!(%error, file = %path.display(), "a journal file cannot be deleted: the next start reads it again, no row is stored twice")
+                tracing::warn!(%error, file = %path.display(), "a journal file of the ledger cannot be deleted: the \
+                    next start reads the file again and stores no row twice. Check the disk of the data folder")
             }
         }
     }
@@ -267,7 +270,8 @@ impl Journal {
         match fs::rename(path, path.with_extension("damaged")) {
             Ok(()) => self.freed(length),
             Err(error) => {
-                tracing::warn!(%error, file = %path.display(), "a corrupt journal file cannot be quarantined")
+                tracing::warn!(%error, file = %path.display(), "a corrupt journal file of the ledger cannot be \
+                    quarantined, so the file stays in the journal. Check the disk of the data folder")
             }
         }
     }
@@ -303,7 +307,8 @@ impl Journal {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told + TELL_EVERY <= now) {
             *told = Some(now);
-            tracing::error!(%error, "the journal cannot be written: Tidegate refuses requests. Check the disk of the data folder");
+            tracing::error!(%error, "the journal cannot be written: Tidegate refuses requests, because the ledger rows \
+                of these requests would be lost. Check the disk of the data folder");
         }
     }
 }

@@ -102,16 +102,18 @@ pub enum StoreError {
     #[error(transparent)]
     NoSecret(#[from] NoRandomBytes),
     /// The store was emptied or replaced: its entries use another hash key.
-    #[error("it is not the one that was opened")]
+    #[error("the affinity store was emptied or replaced after Tidegate opened the store")]
     Another,
     /// The store has an unknown format.
-    #[error("it holds what this version cannot read")]
+    #[error("the affinity store contains data that this version of Tidegate cannot read")]
     Unreadable,
     /// The rest of Redis's memory is reserved for limits.
-    #[error("three quarters of its memory are used")]
+    #[error(
+        "the affinity store is full, because three quarters of the memory of Redis are used. Raise `maxmemory` of Redis"
+    )]
     Full,
     /// The store did not answer in time.
-    #[error("it did not answer in time")]
+    #[error("the affinity store did not answer in time")]
     Silent,
 }
 

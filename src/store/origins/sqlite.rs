@@ -217,7 +217,8 @@ impl Sqlite {
 
     pub(super) async fn close(self) {
         if let Err(error) = self.connection.close().await {
-            tracing::warn!(%error, "the affinity store was not closed cleanly");
+            tracing::warn!(%error, "the file of the affinity store (which account owns which id) was not closed \
+                cleanly: the next start repairs the file. Check the disk if this happens again");
         }
     }
 }

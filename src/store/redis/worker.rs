@@ -259,7 +259,8 @@ impl RedisWorker {
             let seconds = began.elapsed().as_secs_f64();
             tracing::info!(
                 seconds,
-                "Redis is available again: this replica shares its limits and budgets with the others"
+                "Redis is available again: this replica shares limits and budgets with the other replicas. Nothing \
+                 needs to be done"
             );
         }
         (self.pause, self.next_look) = (Duration::ZERO, Instant::now() + LOOK);
@@ -318,8 +319,8 @@ impl RedisWorker {
             (*is_logged, self.logged) = (true, Some(now));
             tracing::warn!(
                 %error,
-                "Redis is unavailable: this replica allows its part of the limits and budgets until Redis is back. Check \
-                 `[limits] redis` and the server"
+                "Redis is unavailable: this replica allows only a part of the limits and budgets until Redis works \
+                 again. Check the Redis server and `redis` in [limits]"
             );
         }
     }

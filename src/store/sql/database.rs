@@ -173,8 +173,12 @@ impl Database {
         };
         match timeout(Duration::from_secs(1), closing).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the database connection was not closed cleanly"),
-            Err(_) => tracing::warn!("the database connection was not closed in time"),
+            Ok(Err(error)) => tracing::warn!(%error, "the connection to the database was not closed cleanly at the \
+                shutdown: nothing is lost, because each change is one transaction. Nothing needs to be done"),
+            Err(_) => tracing::warn!(
+                "the connection to the database was not closed in time: Tidegate gave the connection up, and nothing \
+                 is lost. Nothing needs to be done"
+            ),
         }
     }
 }

@@ -11,19 +11,19 @@ pub enum DatabaseError {
     #[error(transparent)]
     Sql(#[from] sqlx::Error),
     /// A migration failed.
-    #[error("its tables cannot be made: {0}")]
+    #[error("the tables of the database cannot be created or updated: {0}")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// The server refuses changes.
-    #[error("it is read-only, as a standby or an old primary is: `[store] url` has to lead to the primary")]
+    #[error("the database is read-only, as a standby or an old primary is: set `url` in [store] to the primary")]
     ReadOnly,
     /// SQLite's file was deleted or replaced.
     #[error(
-        "the file {0} was deleted or replaced while the gateway runs: put it back, or start the gateway again to begin with what \
-         is there"
+        "the database file {0} was deleted or replaced while the gateway was running: put the old file back, or \
+         restart the gateway to use the present file"
     )]
     Gone(PathBuf),
     /// The database did not answer in time.
-    #[error("it did not answer within {0:?}")]
+    #[error("the database did not answer within {0:?}")]
     Silent(Duration),
 }
 

@@ -65,13 +65,16 @@ pub enum KeyError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// A key of this name exists.
-    #[error("a key of this name is there already")]
+    #[error("the store already has a key of this name: choose another name")]
     Exists,
     /// No key has this name.
-    #[error("no key has this name")]
+    #[error("the store has no key of this name")]
     Missing,
     /// Another change came first.
-    #[error("somebody else changed keys at the same moment: look again, and try again")]
+    #[error(
+        "another command changed keys in the store at the same moment, so nothing was changed here: look at the keys \
+         and try again"
+    )]
     Raced,
 }
 

@@ -321,13 +321,13 @@ async fn a_renamed_model_is_never_sent_to_an_upstream_under_its_public_name() {
             answer.assert_final(400, "conflicting_state", true);
             let message = answer.message();
             assert!(message.contains("the upstream `one`") && message.contains(&format!("`{asked}`")), "{message}");
-            assert!(message.contains("with a target there: `smart`, `first`, `also`."), "{message}");
+            assert!(message.contains("with a target at this upstream: `smart`, `first`, `also`."), "{message}");
         }
     }
     // The error lists only models that the key may use.
     let encrypted = r#"{"model":"alias","input":[{"type":"reasoning","encrypted_content":"gA"}]}"#;
     let answer = fleet.create("bob", encrypted).await;
-    assert!(answer.message().contains("with a target there: `also`."), "{answer:?}");
+    assert!(answer.message().contains("with a target at this upstream: `also`."), "{answer:?}");
     assert!(fleet.arrived().is_empty());
     // A preference for an account does not overrule the model's route.
     let leans = r#"{"model":"alias","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;

@@ -404,7 +404,7 @@ fn a_first_start_without_a_problem_logs_no_warning() {
         command.env("MODELVERSE_API_KEY", "").env("ACEDATA_API_KEY", "").env("TIDEGATE_CONFIG", "");
         fs::write(folder.path().join("tidegate.toml"), "").unwrap();
         let mut process = Process::start(&mut command);
-        process.line(|line| line.contains("\"message\":\"ready\"") || line.contains("cannot listen"));
+        process.line(|line| line.contains("\"message\":\"ready") || line.contains("cannot listen"));
         process.signal("INT");
         process.exit();
         process.everything()

@@ -86,7 +86,7 @@ impl Process {
 
     /// The address of the admin plane; call it after [`ready`](Self::ready).
     pub(crate) fn admin(&self) -> SocketAddr {
-        let ready = self.seen.iter().find(|line| line.contains("\"message\":\"ready\"")).unwrap();
+        let ready = self.seen.iter().find(|line| line.contains("\"message\":\"ready")).unwrap();
         let ready: Value = serde_json::from_str(ready).unwrap();
         ready["admin_listen"].as_str().unwrap().parse().unwrap()
     }
