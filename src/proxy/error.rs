@@ -141,7 +141,7 @@ impl ApiError {
         let shown: String = model.chars().filter(|c| !c.is_control()).take(100).collect();
         Self::new(
             Problem::ModelNotFound,
-            format!("The model `{shown}` does not exist, or this key may not use it. GET /v1/models lists the models of this key."),
+            format!("The model `{shown}` does not exist, or this key may not use the model. GET /v1/models lists the models of this key."),
         )
         .about("model")
     }

@@ -56,7 +56,7 @@ pub enum ExplainError {
         model: String,
     },
     /// No model has this name.
-    #[error("no model has the name `{0}`, and no wildcard matches it; clients get 404 model_not_found")]
+    #[error("no model has the name `{0}`, and no wildcard matches this name; clients get 404 model_not_found")]
     Model(String),
 }
 

@@ -49,7 +49,7 @@ pub enum SendError {
     #[error("Tidegate cannot connect to the upstream: {0}")]
     Connect(BoxError),
     /// The upstream closed an idle connection at the moment when the request was sent on it. No byte of an answer came.
-    #[error("the upstream closed an idle connection before the request was sent: {0}")]
+    #[error("the upstream closed an idle connection that Tidegate wanted to use again: {0}")]
     Stale(BoxError),
     /// The connection ended before the head of an answer came. The upstream may have received the request.
     #[error("the connection to the upstream broke before an answer came: {0}")]

@@ -92,7 +92,7 @@ impl RowIsolator {
         let kept = self.journal.keep_aside(&record);
         let (id, key, state, cost) = (row.id, row.key, row.state.name(), row.cost);
         tracing::error!(%id, key, state, cost, %error, "the ledger database refuses a ledger row: Tidegate quarantines \
-            the row in a file of the data folder, and the row is missing in the ledger. Read `error`");
+            the row in a file of the data folder, and the row is missing in the ledger. The field `error` has the cause");
         if let Err(error) = kept {
             tracing::error!(%id, %error, "a ledger row could not be written to the quarantine file: the row is lost. \
                 Check the disk of the data folder");

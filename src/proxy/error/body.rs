@@ -60,7 +60,7 @@ impl ApiError {
     pub(in crate::proxy) fn inflates_too_much() -> Self {
         Self::new(
             Problem::RequestTooLarge,
-            "The body is too large after decoding. Send less, or send the body without Content-Encoding.",
+            "The decoded body is too large. Send less, or send the body without Content-Encoding.",
         )
         .closing()
     }

@@ -97,7 +97,7 @@ fn advice(path: &str) -> Option<Cow<'static, str>> {
         if let Some(place) = place_of(&format!("/{}", parts.join("/"))) {
             return Some(
                 format!(
-                    "the URL has two slashes in a row. Use /v1{place}: set base_url to …/v1, without a slash at its end."
+                    "the URL has two slashes in a row. Use /v1{place}: set base_url to …/v1, without a slash at the end."
                 )
                 .into(),
             );

@@ -72,7 +72,7 @@ pub enum KeyError {
     Missing,
     /// Another change came first.
     #[error(
-        "another command changed keys in the store at the same moment, so nothing was changed here: look at the keys \
+        "another command changed keys in the store at the same moment, so this command changed nothing: look at the keys \
          and try again"
     )]
     Raced,
