@@ -126,8 +126,7 @@ impl FeedThreads {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {
             tracing::warn!(
-                "the database did not take the last ledger rows in time at the shutdown: the journal keeps these rows, \
-                 and the next start writes the rows to the database. Check the database"
+                "the database did not take the last rows in time: the journal keeps these rows for the next start"
             );
         }
         drop(self.syncing);
@@ -322,8 +321,7 @@ impl Feed {
             };
             if left > 0 && !damaged {
                 tracing::warn!(file = %path.display(), bytes = left, "the journal of the ledger ends in the middle of \
-                    a record, as after a power failure: Tidegate removed the incomplete record. Nothing needs to be \
-                    done");
+                    a record: Tidegate removed the incomplete record. Nothing needs to be done");
             }
             read.push((path, damaged, length));
         }
@@ -339,12 +337,7 @@ impl Feed {
             self.dispose(path, damaged, length);
         }
         if !files.is_empty() {
-            tracing::info!(
-                files = files.len(),
-                interrupted,
-                "the journal of the previous process was read: Tidegate writes the missing rows to the ledger \
-                 database. Nothing needs to be done"
-            );
+            tracing::info!(files = files.len(), interrupted, "the database now has the rows of the previous process");
         }
         Ok(())
     }

@@ -319,33 +319,26 @@ impl Lease {
         }
         let upstream = &*pool.name;
         match change {
-            HealthChange::Restored => tracing::info!(
-                upstream,
-                credential,
-                model,
-                "the {whose} is restored: the ejection is over, and Tidegate uses the {whose} again. Nothing needs to \
-                 be done"
-            ),
+            HealthChange::Restored => {
+                tracing::info!(upstream, credential, model, "the {whose} is in service again: no action is needed")
+            }
             HealthChange::Ejected(EjectionCause::RefusedOnce, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refused this credential: Tidegate ejected the credential for a short time, then tests \
-                 the credential with one request. Check the credential if the upstream refuses again"
+                "the upstream refused this credential: the credential is ejected, then one request tests again"
             ),
             HealthChange::Ejected(EjectionCause::Refused, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refused this credential twice: Tidegate ejected the credential and uses other \
-                 candidates. Replace the credential"
+                "the upstream refused this credential twice: the credential is ejected. Replace the credential"
             ),
             HealthChange::Ejected(EjectionCause::Unpaid, length) => tracing::error!(
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the account of this credential has no money left: Tidegate ejected the credential and uses other \
-                 candidates. Top up the account"
+                "the account of this credential has no money left: the credential is ejected. Top up the account"
             ),
             HealthChange::Ejected(cause, length) => tracing::warn!(
                 upstream,
@@ -353,8 +346,7 @@ impl Lease {
                 model,
                 cause = cause.name(),
                 seconds = length.as_secs(),
-                "the {whose} is ejected, because requests failed as `cause` says: Tidegate uses other candidates for \
-                 `seconds` seconds, then tests the {whose} again. Check the provider if this happens often"
+                "the {whose} is ejected because of `cause`: requests go to other candidates. Check the provider"
             ),
         }
     }
