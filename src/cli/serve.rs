@@ -124,7 +124,7 @@ async fn end(handle: &Handle, first: Signal, signals: &mut Signals) {
         }
     }
     tracing::info!(limit = ?grace.limit, "draining: Tidegate refuses new requests and lets requests in progress finish \
-        until `limit`. A second signal stops Tidegate at once");
+        for at most `limit`. A second signal stops Tidegate at once");
     handle.drain();
     tokio::select! {
         _ = signals.next() => {}

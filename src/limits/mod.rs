@@ -151,8 +151,8 @@ impl Limits {
         subject.shares.iter().map(line).collect()
     }
 
-    /// The budgets of the key with this index, for the holder of the key. Budgets for some models are left out. Budgets of the group are left
-    /// out too: the key may not know the spend of others.
+    /// The budgets of the key with this index, for the holder of the key. Leaves out budgets that apply to certain
+    /// models only. Leaves out the budgets of the group too: the holder must not learn the spend of other keys.
     pub fn budgets(&self, key: usize, now: UnixMillis) -> Vec<BudgetState> {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
         let own = subject.shares.iter().filter(|share| share.whose == Spender::Key && share.model.is_none());

@@ -126,7 +126,7 @@ impl FeedThreads {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {
             tracing::warn!(
-                "the database did not take the last rows in time: the journal keeps these rows for the next start"
+                "the database did not take the last ledger rows before the end: the next start writes them from the journal"
             );
         }
         drop(self.syncing);

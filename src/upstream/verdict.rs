@@ -40,7 +40,7 @@ impl ReportedVerdicts {
     /// No verdict so far.
     pub const NOTHING: Self = Self { fault: false, limit: false, refusal: false };
 
-    /// Notes a verdict.
+    /// Remembers that the request has reported a verdict of this kind.
     pub fn note(&mut self, verdict: Verdict) {
         if let Some(given) = self.of(verdict) {
             *given = true;

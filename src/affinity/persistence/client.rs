@@ -113,12 +113,12 @@ impl StoreClient {
             let store = &self.location;
             match self.operation {
                 StoreOperation::Read => {
-                    tracing::error!(%store, %why, "affinity store reads are failing (the store knows which account \
+                    tracing::error!(%store, %why, "affinity store reads are failing (the store knows which provider account \
                         owns which id): requests no longer wait for the store, and ids that are not in memory cannot \
                         be found. Check the store")
                 }
                 StoreOperation::Write => {
-                    tracing::error!(%store, %why, "affinity store writes are failing (the store knows which account \
+                    tracing::error!(%store, %why, "affinity store writes are failing (the store knows which provider account \
                         owns which id): new ids wait in memory, and a restart now loses these ids. Check the store")
                 }
             }

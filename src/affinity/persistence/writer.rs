@@ -139,8 +139,8 @@ impl AffinityStoreWriter {
             && self.known.replace(here).is_some()
         {
             let store = &self.client.location;
-            tracing::warn!(%store, "the affinity store may have lost data, because the server or file of the store was \
-                replaced: Tidegate writes the ids in memory to the store again. Nothing needs to be done");
+            tracing::warn!(%store, "the server or file of the affinity store was replaced, so the store may have lost ids: \
+                Tidegate writes the ids that are still in memory to the store. Nothing needs to be done");
             self.again = Some(0);
         }
     }

@@ -43,7 +43,7 @@ struct FrameSoFar {
     unread_len: usize,
 }
 
-/// A body that passes through the gateway.
+/// The body of an answer on its way to the client, in which asterisks replace the credential.
 #[derive(Debug)]
 pub struct MaskedBody {
     scope: MaskScope,
