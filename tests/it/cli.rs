@@ -369,7 +369,7 @@ async fn a_log_without_a_reader_does_not_end_the_process() {
     command.args(["serve", "--config"]).arg(&file).env("UP_KEY", UPSTREAM_KEY).env("A_KEY", KEY);
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let line = lines.find(|line| line.contains("\"ready\"")).unwrap();
+    let line = lines.find(|line| line.contains("\"ready: ")).unwrap();
     drop(lines);
     // Both pipes have lost their readers now.
     drop(child.stderr.take());
