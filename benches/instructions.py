@@ -87,8 +87,13 @@ def stream():
     return {**small(), "stream": True}
 
 
+def slow_stream():
+    """50 events, one each 20 ms."""
+    return {**stream(), "user": "slow"}
+
+
 CASES = {"small": (small, 100), "100 KB conversation": (conversation, 20), "100 KB agent history": (history, 20),
-         "stream of 200 events": (stream, 20)}
+         "stream of 200 events": (stream, 20), "50 events, one each 20 ms": (slow_stream, 5)}
 
 
 def answer():
@@ -125,8 +130,11 @@ async def upstream(reader, writer):
             body = await reader.readexactly(length)
             if b'"stream": true' in body:
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-                for event in EVENTS:
+                slow = b'"user": "slow"' in body
+                for event in EVENTS[:50] if slow else EVENTS:
                     writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                    if slow:
+                        await asyncio.sleep(0.02)
                 writer.write(b"0\r\n\r\n")
             else:
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER))
@@ -195,7 +203,7 @@ async def measure(binary):
             for name, (body, count) in CASES.items():
                 reader, writer = await connect(gateway, port)
                 request = request_of(body(), port)
-                for _ in range(30):
+                for _ in range(min(30, count)):
                     await ask(reader, writer, request)
                 counts = []
                 for _ in range(ROUNDS):

@@ -50,15 +50,16 @@ impl Body for AnswerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
-        let mut frame = Pin::new(&mut this.body).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(connection) = &mut this.connection
-        {
-            if connection.drive(cx) {
-                this.connection = None;
+        let frame = match &mut this.connection {
+            None => Pin::new(&mut this.body).poll_frame(cx),
+            Some(connection) => {
+                let (frame, is_over) = connection.poll_body(&mut this.body, cx);
+                if is_over {
+                    this.connection = None;
+                }
+                frame
             }
-            frame = Pin::new(&mut this.body).poll_frame(cx);
-        }
+        };
         match &frame {
             Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => this.release(),
             Poll::Ready(None) => this.release(),

@@ -6,11 +6,13 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame};
 use hyper::{
     body::Incoming,
     client::conn::http1::{Builder, Connection, SendRequest},
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     dial::Stream,
+    inner_waker::InnerWaker,
     wire::{Reads, Wire, is_closed},
 };
 use crate::protocol::body::SegmentedHttpBody;
@@ -48,6 +51,7 @@ pub(super) struct UpstreamConnection {
     born: Instant,
     /// Whether the connection carried a request before.
     used: bool,
+    waker: InnerWaker,
 }
 
 impl fmt::Debug for UpstreamConnection {
@@ -74,7 +78,7 @@ impl UpstreamConnection {
         let wire = TokioIo::new(Wire::new(stream, Arc::clone(&reads)));
         // hyper's default of 100 headers an answer stays: any explicit number costs two allocations of 4 KB an answer.
         let (requests, driver) = Builder::new().max_buf_size(MAX_BUFFER).handshake(wire).await?;
-        Ok(Self { requests, driver, reads, born: Instant::now(), used: false })
+        Ok(Self { requests, driver, reads, born: Instant::now(), used: false, waker: InnerWaker::default() })
     }
 
     /// When the connection was made.
@@ -90,9 +94,18 @@ impl UpstreamConnection {
         is_open && self.requests.is_ready()
     }
 
-    /// Reads and writes what is possible now. Returns whether the connection ended.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
-        Pin::new(&mut self.driver).poll(cx).is_ready()
+    /// Reads and writes what is possible now, and polls the body of the answer. Returns also whether the connection ended.
+    pub(super) fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &Context<'_>,
+    ) -> (Poll<Option<hyper::Result<Frame<Bytes>>>>, bool) {
+        let (driver, mut is_over) = (&mut self.driver, false);
+        let frame = self.waker.poll(cx, |cx| {
+            is_over = is_over || Pin::new(&mut *driver).poll(cx).is_ready();
+            Pin::new(&mut *body).poll_frame(cx)
+        });
+        (frame, is_over)
     }
 
     /// Sends a request and waits for the head of the answer. Returns the connection with the answer, unless the connection ended.

@@ -12,6 +12,7 @@ pub mod fault;
 pub mod headers;
 mod health;
 mod idle;
+mod inner_waker;
 mod lease;
 mod not_found;
 mod pool;
