@@ -93,7 +93,7 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Adds to a router of the admin plane what each of its answers gets. The last layer is the outermost.
 ///
-/// The answers change at any time and belong to the operator: nobody may store them. gzip makes `/metrics` about ten times smaller.
+/// The answers change at any time and belong to the operator, so no cache may store them. gzip makes `/metrics` about ten times smaller.
 fn with_layers(router: Router<AdminPlane>) -> Router<AdminPlane> {
     router
         .layer(CompressionLayer::new())

@@ -15,7 +15,7 @@ pub struct AlertTimes {
     pub window: Duration,
     /// The window moves in steps of this.
     pub step: Duration,
-    /// A condition that ends and returns is told again no sooner than this.
+    /// A condition that ends and returns causes another alert only after this time.
     pub repeat_after: Duration,
 }
 
