@@ -49,8 +49,6 @@ pub(super) struct UpstreamConnection {
     driver: Connection<TokioIo<Wire<Stream>>, SegmentedHttpBody>,
     reads: Arc<Reads>,
     born: Instant,
-    /// Whether the connection carried a request before.
-    used: bool,
     waker: InnerWaker,
 }
 
@@ -78,7 +76,7 @@ impl UpstreamConnection {
         let wire = TokioIo::new(Wire::new(stream, Arc::clone(&reads)));
         // hyper's default of 100 headers an answer stays: any explicit number costs two allocations of 4 KB an answer.
         let (requests, driver) = Builder::new().max_buf_size(MAX_BUFFER).handshake(wire).await?;
-        Ok(Self { requests, driver, reads, born: Instant::now(), used: false, waker: InnerWaker::default() })
+        Ok(Self { requests, driver, reads, born: Instant::now(), waker: InnerWaker::default() })
     }
 
     /// When the connection was made.
@@ -113,8 +111,7 @@ impl UpstreamConnection {
         mut self: Box<Self>,
         request: Request<SegmentedHttpBody>,
     ) -> Result<(Response<Incoming>, Option<Box<Self>>), ConnectionError> {
-        let (began, reads_before, was_used) = (Instant::now(), self.reads.count(), self.used);
-        self.used = true;
+        let (began, reads_before) = (Instant::now(), self.reads.count());
         let mut answer = pin!(self.requests.try_send_request(request));
         let driver = &mut self.driver;
         let mut is_over = false;
@@ -129,7 +126,8 @@ impl UpstreamConnection {
         };
         let unsent = error.take_message();
         let error = error.into_error();
-        let was_idle = was_used && self.reads.count() == reads_before && began.elapsed() < STALE_TIMEOUT;
+        // A connection that brought bytes before carried a request before.
+        let was_idle = reads_before > 0 && self.reads.count() == reads_before && began.elapsed() < STALE_TIMEOUT;
         Err(match unsent {
             Some(request) => ConnectionError::Unsent(Box::new(request), error),
             None if was_idle && was_closed(&error) => ConnectionError::Stale(error),
