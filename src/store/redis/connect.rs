@@ -1,4 +1,4 @@
-//! The way to a Redis: its address, a Unix socket, or what Sentinels say is the master.
+//! Connects to Redis: at an address, at a Unix socket, or at the master that Sentinels name.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::config::{self, RedisAt, RedisHost};
 /// The time limit for asking a server that Sentinels name as the new master.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// Makes connections. Each one of a Redis behind Sentinels is made to the master of that moment.
+/// Makes connections to Redis. Behind Sentinels, each new connection leads to the master of that moment.
 #[derive(Clone)]
 pub(in crate::store) struct Connector {
     way: Way,
@@ -54,7 +54,7 @@ impl Connector {
     /// Reads the system's roots of trust, where connections are TLS.
     ///
     /// # Errors
-    /// When no connection can be made of the settings.
+    /// When the settings lead to no address.
     pub(in crate::store) fn new(place: &config::RedisSettings) -> Result<Self, LinkError> {
         let mut login = RedisConnectionInfo::default().set_db(place.database.into());
         if let Some(user) = &place.user {
@@ -86,7 +86,7 @@ impl Connector {
     /// Connects. `waits` bounds each step, and not all of them together.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When no connection can be made.
     pub(in crate::store) async fn connect(&self, waits: &AsyncConnectionConfig) -> Result<Connected, LinkError> {
         match &self.way {
             Way::One(client) => {

@@ -28,10 +28,10 @@ use crate::{concurrent::sharing_status::SharingStatus, domain::clock::Clock};
 /// Reservations are renewed four times in the time that they last.
 const RENEW: Duration = Duration::from_secs(15);
 
-/// Redis is looked at this often, also without requests: a replica without requests tells its spend once Redis was emptied.
+/// How often Redis is tested, also without requests: after Redis was emptied, a replica without requests must report its spend too.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The pauses between two looks while Redis is away: the first, and the longest.
+/// The pauses between two tests while Redis is away: the first, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -44,7 +44,7 @@ const WAITING: usize = 50_000;
 /// Before the thread ends, it tries for this long to give reservations back.
 pub(super) const LAST: Duration = Duration::from_millis(500);
 
-/// The log says this often at most that Redis is away.
+/// The shortest time between two log lines that Redis is away.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// What workers tell the thread.
@@ -62,7 +62,7 @@ pub(super) enum Message {
     Stop(mpsc::Sender<()>),
 }
 
-/// This process, as the other replicas see it.
+/// How this process appears to other replicas in Redis: its random number, its data folder, and its budgets with spend.
 pub struct Replica {
     /// A random number of the process.
     pub process: [u8; 8],
@@ -80,12 +80,12 @@ pub(super) struct RedisWorker {
     replica: Replica,
     /// How long a request waits for Redis.
     patience: Duration,
-    /// Hears when Redis is there.
+    /// Receives a message when Redis first answers.
     found: mpsc::Sender<()>,
     link: Option<Link>,
     /// The epoch in which Redis was told, on this connection, all that this process knows.
     told_in: Option<String>,
-    /// Each look brings another name for a new epoch.
+    /// Number of the next test. Each test offers another name for a new epoch.
     looks: u64,
     next_look: Instant,
     pause: Duration,
@@ -94,7 +94,7 @@ pub(super) struct RedisWorker {
     queue: VecDeque<Command>,
     /// When Redis went away, and whether the log said so.
     outage: Option<(Instant, bool)>,
-    /// When the log said so last.
+    /// When the log last said that Redis is away.
     logged: Option<Instant>,
 }
 
@@ -307,7 +307,7 @@ impl RedisWorker {
         Ok(())
     }
 
-    /// Redis is away: no request asks it until a look finds it.
+    /// Notes that Redis is away: no request asks Redis until a test succeeds.
     fn away(&mut self, error: &LinkError) {
         self.status.fails();
         // Their requests decide alone.
@@ -325,7 +325,7 @@ impl RedisWorker {
         }
     }
 
-    /// Gives back what waits. Redis ends the rest by itself.
+    /// Gives back the reservations that wait to be given back. Redis ends the others by itself.
     async fn stop(mut self) {
         let _ = timeout(LAST, async { while self.send().await {} }).await;
     }
