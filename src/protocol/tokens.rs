@@ -17,14 +17,14 @@ const OTHER: u64 = 2;
 /// Twelfths of a token in a token.
 const WHOLE: u64 = 12;
 
-/// An estimate of the tokens of a text. Pieces may cut a UTF-8 character anywhere.
+/// An estimate of how many tokens a text has, counted from its bytes. Pieces may cut a UTF-8 character anywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TextTally {
     twelfths: u64,
 }
 
 impl TextTally {
-    /// Counts the next piece.
+    /// Counts the next piece of a text into this estimate of tokens.
     pub fn add(&mut self, piece: &[u8]) {
         // Blocks of 128 bytes keep the sums small enough for bytes, and the compiler makes vectors of the loop.
         for block in piece.chunks(128) {
@@ -46,18 +46,18 @@ impl TextTally {
         }
     }
 
-    /// The sum of two estimates.
+    /// Returns the sum of two estimates of tokens.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { twelfths: self.twelfths.saturating_add(other.twelfths) }
     }
 
-    /// No text at all.
+    /// Whether no text was counted into this estimate of tokens.
     pub fn is_empty(self) -> bool {
         self.twelfths == 0
     }
 
-    /// Tokens, rounded up.
+    /// Returns the estimated number of tokens of the text, rounded up.
     pub fn tokens(self) -> u64 {
         self.twelfths.div_ceil(WHOLE)
     }
@@ -73,8 +73,8 @@ fn is_mark(byte: u8) -> bool {
 /// Bytes of encrypted content that contain no text.
 const ENVELOPE: u64 = 650;
 
-/// Tokens of encrypted reasoning with this many bytes of base64. Three quarters of the bytes, without the envelope, are text; Codex
-/// counts in the same way.
+/// Returns an estimate of the tokens of encrypted reasoning that has this many bytes of base64. Three quarters of the bytes, without the
+/// envelope, are text; Codex counts in the same way.
 pub fn of_sealed(bytes: u64) -> u64 {
     (bytes * 3 / 4).saturating_sub(ENVELOPE).div_ceil(4)
 }
@@ -82,8 +82,8 @@ pub fn of_sealed(bytes: u64) -> u64 {
 /// The block size for telling an encoded file from text, in bytes.
 const BLOCK: usize = 256;
 
-/// The bytes of `piece` that look like an encoded file (base64): whole blocks without a space, a quote or another mark of
-/// text.
+/// Returns how many bytes of `piece` look like an encoded file (base64) and not like text: whole blocks without a space, a quote or
+/// another mark of text.
 pub fn encoded_bytes(piece: &[u8]) -> u64 {
     // Text has a space or a quote within a few bytes, so the first bytes decide nearly every block.
     let is_encoded = |block: &&[u8]| {
