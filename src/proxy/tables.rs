@@ -135,7 +135,7 @@ impl Tls {
 }
 
 impl Tables {
-    /// Builds the tables of a configuration that serves no requests, for `tidegate check` and `tidegate explain`. Every upstream is in service.
+    /// Builds tables without serving requests, for `tidegate check` and `tidegate explain`. Every upstream is in service.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
