@@ -39,7 +39,7 @@ const OTHERS_AFTER: Duration = Duration::from_hours(1);
 /// The most rows read at once. The others follow when these are finished.
 const MOST_ROWS: u32 = 5000;
 
-/// The most background responses that Tidegate asks a provider about at once. A provider shall not notice these polls among client
+/// The most background responses that Tidegate asks providers about at once. A provider shall not notice these polls among client
 /// requests.
 pub const AT_ONCE: usize = 4;
 

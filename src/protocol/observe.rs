@@ -105,7 +105,7 @@ impl Observer {
         self.view.reading().is_some_and(Reading::is_thinking)
     }
 
-    /// Notes that the observed answer has output of a model, although the observer cannot read the output.
+    /// Records that the observed answer has output of a model, although the observer cannot read the output.
     pub fn note_output(&mut self) {
         self.view.is_unread_output = true;
     }

@@ -51,7 +51,7 @@ pub struct Lease {
 }
 
 impl Upstream {
-    /// Takes a slot of this upstream and of its credential at this index. `anyway`: also if ejected, as no better candidate is left.
+    /// Takes a slot of this upstream and of its credential at this index. `anyway` takes ejected ones too, if no better one is left.
     ///
     /// # Errors
     /// When no slot is free, or the upstream or the credential is ejected.

@@ -86,7 +86,7 @@ impl Redis {
         match timeout(patience, answered).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
-                // From now on no request waits, until the thread has looked for Redis.
+                // From now on no request waits, until the thread has tested Redis.
                 if !self.status.fails() {
                     self.tell(Message::Slow);
                 }
@@ -115,12 +115,12 @@ impl Redis {
     pub fn stop(&self) {
         let (done, is_done) = mpsc::channel();
         self.tell(Message::Stop(done));
-        // Redis ends the rest of the reservations by itself.
+        // The reservations that are left expire in Redis.
         let _ = is_done.recv_timeout(2 * LAST);
     }
 
     fn tell(&self, message: Message) {
-        // After the thread ended, Redis ends reservations by itself.
+        // After the thread has ended, the reservations expire in Redis.
         let _ = self.messages.send(message);
     }
 }

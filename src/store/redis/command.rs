@@ -20,7 +20,7 @@ pub enum Item {
     Rate {
         /// The rate.
         key: String,
-        /// Microseconds until what is used is free again.
+        /// Microseconds until the used part of the rate is free again.
         span: u64,
     },
     /// Corrects a rate to its real use. Part of [`Operation::Give`] only.
@@ -29,7 +29,7 @@ pub enum Item {
         key: String,
         /// Microseconds that were used beyond the reservation.
         more: u64,
-        /// Microseconds that were not used. Time frees them by itself: only what is left of them is given back.
+        /// Microseconds that were not used. Time frees them too, so only the part that is still taken is given back.
         back: u64,
         /// When the real use was known.
         since: Instant,
@@ -76,7 +76,7 @@ impl Item {
 pub enum Operation {
     /// Takes all of them or none.
     Take,
-    /// Keeps the reservations for another while, and makes those that are missing.
+    /// Keeps the reservations for another minute, and makes missing ones again.
     Renew,
     /// Gives the reservations back. May be done several times, and late.
     Give,
@@ -87,7 +87,7 @@ pub enum Operation {
 pub struct Command {
     /// What Redis does.
     pub operation: Operation,
-    /// The name of the request in Redis. No name: the command only tells the spend of budgets.
+    /// The name of the request in Redis. Empty: the command only reports the spend of budgets.
     pub request: String,
     /// The items.
     pub items: Vec<Item>,

@@ -63,7 +63,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Connects.
+    /// Connects to Redis, without loading the script.
     pub(super) async fn open(connector: &Connector, origin: &Arc<str>) -> Result<Self, LinkError> {
         let waits =
             AsyncConnectionConfig::new().set_connection_timeout(Some(SILENCE)).set_response_timeout(Some(SILENCE));
@@ -149,10 +149,10 @@ impl Link {
         if self.told.len() > TOLD {
             self.told.clear();
         }
-        // A command that fails ends the connection, and a new connection tells everything again.
+        // A command that fails ends the connection, and a new connection reports everything again.
         if self.told.insert(budget.name.clone(), others.read_at) != Some(others.read_at) {
             for (origin, total) in &*others.by_origin {
-                // Writing to a string cannot fail. The replica of that data folder knows better, whenever it read the ledger.
+                // Writing to a string cannot fail. The own report of that data folder's replica has priority, so the time is 0.
                 let _ = write!(text, " {origin} 0 {total}");
             }
         }

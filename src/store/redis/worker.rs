@@ -1,8 +1,9 @@
 //! The thread that talks to Redis for all workers of this process.
 //!
-//! It sends the commands of requests in batches, one batch after the other, on one connection. While Redis is away it looks for Redis. On a
-//! new connection, and after Redis was emptied, it first tells Redis the spend of this data folder, the spend of others as the ledger
-//! shows it, and the reservations of requests in progress. Then requests ask Redis again. It waits for no other replica.
+//! The thread sends the commands of requests in batches, one batch after the other, on one connection. While Redis is away, the thread
+//! tests whether Redis is back. On a new connection, and after Redis was emptied, it first reports the spend of this data folder, the
+//! spend of other data folders as the ledger shows it, and the reservations of requests in progress. Then requests ask Redis again. The
+//! thread waits for no other replica.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Commands in one batch. Redis needs some 4 ms for 200: requests behind them do not wait for long.
 const AT_ONCE: usize = 200;
 
-/// Commands that wait while Redis is away. The oldest are dropped: Redis ends their reservations by itself.
+/// The most commands that wait while Redis is away. The oldest are dropped: their reservations expire in Redis.
 const WAITING: usize = 50_000;
 
 /// Before the thread ends, it tries for this long to give reservations back.
@@ -56,7 +57,7 @@ pub(super) enum Message {
     Hold { request: u64, items: Vec<Item> },
     /// A request ended. Its rates are corrected, and its reservations given back.
     End { request: u64, corrections: Vec<Item> },
-    /// A request waited too long for its answer.
+    /// A request waited too long for the answer of Redis.
     Slow,
     /// The process ends.
     Stop(mpsc::Sender<()>),
@@ -83,7 +84,7 @@ pub(super) struct RedisWorker {
     /// Receives a message when Redis first answers.
     found: mpsc::Sender<()>,
     link: Option<Link>,
-    /// The epoch in which Redis was told, on this connection, all that this process knows.
+    /// The epoch in which this process has reported all spend and reservations to Redis, on this connection.
     told_in: Option<String>,
     /// Number of the next test. Each test offers another name for a new epoch.
     looks: u64,
@@ -195,7 +196,7 @@ impl RedisWorker {
         let Self { queue, told_in, .. } = self;
         while queue.len() >= WAITING || queue.front().is_some_and(|first| first.since.elapsed() >= HELD) {
             queue.pop_front();
-            // It told a spend. All spend is told instead when Redis is back.
+            // The dropped command may have reported spend. When Redis is back, all spend is reported again.
             *told_in = None;
         }
         queue.push_back(command);
@@ -211,7 +212,7 @@ impl RedisWorker {
         held.map(|(request, items)| Command::new(Operation::Renew, request.clone(), items.clone()))
     }
 
-    /// Sends the next batch, and waits for the answers. Returns whether Redis did it.
+    /// Sends the next batch of commands, and waits for the answers. Returns whether Redis answered.
     async fn send(&mut self) -> bool {
         let Self { link, told_in, queue, status, replica, .. } = self;
         let (Some(link), Some(epoch), true) = (link, told_in, status.is_well()) else { return false };
@@ -221,7 +222,7 @@ impl RedisWorker {
         }
         match link.send(now(replica), epoch, &batch).await {
             Ok(answers) => {
-                // Requests without an answer decide alone: not before they can see that Redis is away.
+                // Requests without an answer decide alone, but only after the status says that Redis is away.
                 if answers.iter().any(Option::is_none) {
                     self.away(&LinkError::Forgot);
                 }
@@ -231,7 +232,7 @@ impl RedisWorker {
             Err(error) => {
                 self.link = None;
                 self.away(&error);
-                // It does no harm if Redis has done some of them already.
+                // A repeat of commands that Redis has done already does no harm.
                 let again = batch.into_iter().filter(|command| command.operation != Operation::Take);
                 again.rev().for_each(|command| self.queue.push_front(command));
                 false
@@ -265,11 +266,11 @@ impl RedisWorker {
         }
         (self.pause, self.next_look) = (Duration::ZERO, Instant::now() + LOOK);
         self.status.is_back();
-        // After the start nobody waits for it.
+        // After the start nobody receives this message.
         let _ = self.found.send(());
     }
 
-    /// Connects where there is no connection, and tells Redis everything where Redis does not know it.
+    /// Connects if there is no connection, and reports everything if Redis does not know it.
     async fn find(&mut self) -> Result<(), LinkError> {
         self.looks += 1;
         let new_epoch = format!("{}-{:x}", HEXLOWER.encode(&self.replica.process), self.looks);
@@ -295,7 +296,7 @@ impl RedisWorker {
         if took <= enough { Ok(()) } else { Err(LinkError::Slow(took)) }
     }
 
-    /// Tells the spend of all budgets, and the reservations of requests in progress.
+    /// Reports the spend of all budgets and the reservations of requests in progress to Redis.
     async fn tell_everything(&self, link: &mut Link) -> Result<(), LinkError> {
         link.forget();
         let tell =
@@ -325,7 +326,7 @@ impl RedisWorker {
         }
     }
 
-    /// Gives back the reservations that wait to be given back. Redis ends the others by itself.
+    /// Gives back the reservations that wait to be given back. All others expire in Redis.
     async fn stop(mut self) {
         let _ = timeout(LAST, async { while self.send().await {} }).await;
     }
