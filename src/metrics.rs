@@ -40,7 +40,7 @@ use crate::{
     },
 };
 
-/// All metrics of the process.
+/// All metrics of the process that Prometheus can read.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -196,7 +196,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The number of finished answers of an upstream, and how many of them ended before they were complete.
+    /// Returns how many answers of an upstream have finished, and how many of them ended before they were complete.
     pub fn answers(&self, upstream: &str) -> (u64, u64) {
         let upstream: Arc<str> = upstream.into();
         let (mut all, mut truncated) = (0, 0);
@@ -216,8 +216,8 @@ impl Metrics {
 }
 
 impl Metrics {
-    /// The counters of one worker, for upstreams with these names. The lookup of a counter takes a lock that all workers share, so
-    /// each worker keeps its own handles. The lookup here also makes every series start at zero.
+    /// Makes the metrics handles of one worker, for upstreams with these names. The lookup of a counter takes a lock that all workers
+    /// share, so each worker keeps its own handles. The lookup here also makes every series start at zero.
     pub fn worker<'a>(&self, upstreams: impl Iterator<Item = &'a str>) -> WorkerMetrics {
         WorkerMetrics {
             in_flight: self.in_flight.clone(),
@@ -259,7 +259,7 @@ impl Metrics {
         }
     }
 
-    /// All metrics as text, in the format of Prometheus.
+    /// Returns all metrics as text, in the format that Prometheus reads.
     ///
     /// # Errors
     /// A label cannot be encoded.
@@ -276,7 +276,7 @@ impl Metrics {
     }
 }
 
-/// The counters of one worker.
+/// The metrics handles of one worker, with which the worker counts its requests and attempts.
 #[derive(Debug)]
 pub struct WorkerMetrics {
     in_flight: Gauge,
@@ -305,7 +305,7 @@ struct UpstreamMetrics {
     failovers: Counter,
 }
 
-/// Why a request gets a further attempt.
+/// Why a request gets a further attempt: a retry at the same upstream, or a failover to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReattemptReason {
     /// A retry at the same upstream.
@@ -315,7 +315,7 @@ pub enum ReattemptReason {
 }
 
 impl WorkerMetrics {
-    /// Counts an attempt at the upstream with this index, by its result.
+    /// Counts an attempt at the upstream with this index, by its result, in the metrics.
     pub fn attempted(&self, upstream: usize, result: AttemptResult) {
         let name = result_name(result);
         let attempts = self.upstreams.get(upstream).map(|upstream| &upstream.attempts);
@@ -324,19 +324,19 @@ impl WorkerMetrics {
         }
     }
 
-    /// Counts a request that a limit refused.
+    /// Counts, in the metrics, a request that a limit refused. `limit` names the limit, `of` whether a key or a group has it.
     pub fn limited(&self, limit: &'static str, of: &'static str) {
         self.limited.get_or_create(&LimitLabels { limit, of }).inc();
     }
 
-    /// Counts a request that refers to state, by how affinity placed the request.
+    /// Counts, in the metrics, a request that refers to stored state, by how affinity chose the account.
     pub fn placed(&self, placed: PlacementResult) {
         if let Some((_, count)) = self.placements.iter().find(|(known, _)| *known == placed) {
             count.inc();
         }
     }
 
-    /// Counts a further attempt for a request.
+    /// Counts a further attempt of a request at the upstream with this index, in the metrics: a retry or a failover.
     pub fn reattempted(&self, upstream: usize, reason: ReattemptReason) {
         let Some(upstream) = self.upstreams.get(upstream) else { return };
         match reason {
@@ -345,19 +345,20 @@ impl WorkerMetrics {
         };
     }
 
-    /// Counts a retry that was not made.
+    /// Counts, in the metrics, a retry that was not made, because there were too many recent retries at the upstream.
     pub fn retry_denied(&self, upstream: usize) {
         if let Some(upstream) = self.upstreams.get(upstream) {
             upstream.retries_denied.inc();
         }
     }
 
-    /// Counts a request as in progress.
+    /// Adds a request to the number of requests in progress, in the metrics.
     pub fn began(&self) {
         self.in_flight.inc();
     }
 
-    /// Counts a finished request. `upstream` is the index of the upstream of the last attempt.
+    /// Counts a finished request in the metrics: its end, its tokens and its times. `upstream` is the index of the upstream of the last
+    /// attempt.
     pub fn settled(&self, upstream: Option<usize>, outcome: &Outcome) {
         self.in_flight.dec();
         let upstream = upstream.and_then(|index| self.upstreams.get(index)).unwrap_or(&self.no_upstream);
@@ -387,5 +388,5 @@ impl WorkerMetrics {
     }
 }
 
-/// The content type of [`Metrics::text`].
+/// The content type of the metrics text that Prometheus reads ([`Metrics::text`]).
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

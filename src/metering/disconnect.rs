@@ -10,8 +10,8 @@ use std::{
 
 use crate::domain::outcome::EndReason;
 
-/// Shared record of one connection, or of one request on a connection. The server writes why it drops the connection. A
-/// response body that is dropped with the connection reads the reason.
+/// The shared record of why a client's connection, or one request on it, ends early. The server writes the reason when it drops the
+/// connection. A response body that is dropped with the connection reads the reason.
 #[derive(Clone, Debug, Default)]
 pub struct DisconnectRecord(Arc<DisconnectState>);
 
@@ -30,17 +30,17 @@ const CLIENT_STALLED: u8 = 1;
 const GATEWAY_STOP: u8 = 2;
 
 impl DisconnectRecord {
-    /// A record for a connection from this address.
+    /// Makes the record of why a connection from this address ends.
     pub fn of(peer: IpAddr) -> Self {
         Self(Arc::new(DisconnectState { peer: Some(peer), ..DisconnectState::default() }))
     }
 
-    /// Address that the connection comes from.
+    /// Returns the address that the client's connection comes from, if known.
     pub fn peer(&self) -> Option<IpAddr> {
         self.0.peer
     }
 
-    /// A record for one of several requests on the connection. The request may end before the connection does.
+    /// Makes the record for one of several requests on the connection (HTTP/2). The request may end before the connection does.
     #[must_use]
     pub fn of_part(&self) -> Self {
         Self(Arc::new(DisconnectState {
@@ -50,17 +50,17 @@ impl DisconnectRecord {
         }))
     }
 
-    /// Records that the client does not read the bytes that are ready for it.
+    /// Records that the connection ends because the client does not read the data that is ready.
     pub fn stalled(&self) {
         self.0.reason.store(CLIENT_STALLED, Ordering::Relaxed);
     }
 
-    /// Records that Tidegate stops.
+    /// Records that the connection ends because Tidegate stops.
     pub fn gateway_stop(&self) {
         self.0.reason.store(GATEWAY_STOP, Ordering::Relaxed);
     }
 
-    /// The reason as the end of a request. Without a recorded reason, the client left.
+    /// Returns why the connection ended, as the end reason of its request. Without a recorded reason, the client left.
     pub fn end(&self) -> EndReason {
         match (self.0.reason.load(Ordering::Relaxed), &self.0.connection) {
             (CLIENT_STALLED, _) => EndReason::ClientStalled,

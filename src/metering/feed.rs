@@ -47,7 +47,7 @@ const LOST: Duration = Duration::from_secs(86_400);
 /// How long the database may take for the last rows at shutdown. The next start reads the others.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// The threads that sync the journal to disk and feed the database. [`end`](Self::end) ends them.
+/// The threads that sync the journal to disk and copy its ledger rows to the database. [`end`](Self::end) ends them.
 #[derive(Debug)]
 pub struct FeedThreads {
     end: watch::Sender<bool>,
@@ -56,7 +56,7 @@ pub struct FeedThreads {
     sync: JoinHandle<()>,
 }
 
-/// The destination of the rows, and the users of their content.
+/// Where the ledger rows of the journal go (the database), and what else needs their content: budgets, retention, polls.
 #[derive(Debug)]
 pub struct FeedTarget {
     /// The database.
@@ -78,7 +78,7 @@ pub struct FeedTarget {
 }
 
 impl FeedThreads {
-    /// Starts the threads.
+    /// Starts the threads that sync the journal to disk and copy its ledger rows to the database.
     ///
     /// # Errors
     /// When the system starts no thread.
@@ -121,7 +121,7 @@ impl FeedThreads {
         Ok(Self { end, over, syncing, sync })
     }
 
-    /// Ends the threads when the database has all rows, or when that takes too long.
+    /// Ends the threads of the journal when the database has all ledger rows, or when that takes too long.
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {

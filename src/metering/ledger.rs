@@ -25,12 +25,12 @@ const SETTLED_WITHIN: Duration = Duration::from_millis(5);
 /// The pause before the next try after a failed write.
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
-/// The journal cannot be written. A request without a written row must not be sent upstream.
+/// The error that the journal of the ledger cannot be written. A request without a written row must not be sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalUnavailable;
 
-/// The ledger rows of one worker. While the worker runs, only its own thread takes the lock. At shutdown another thread flushes
-/// the last rows.
+/// The writer of one worker's ledger rows, which go to the journal. While the worker runs, only its own thread takes the lock. At
+/// shutdown another thread flushes the last rows.
 #[derive(Debug)]
 pub struct Ledger {
     journal: Arc<Journal>,
@@ -57,7 +57,7 @@ pub(super) struct RowBatch {
 }
 
 impl Ledger {
-    /// Makes the ledger writer of one worker.
+    /// Makes the writer of one worker's ledger rows. The rows go to this journal.
     pub fn new(journal: &Arc<Journal>, condition: &Arc<LedgerStatus>) -> Self {
         let pending = UnsentRow {
             writer: JournalWriter::new(Arc::clone(journal)),
@@ -121,7 +121,7 @@ impl Ledger {
         }
     }
 
-    /// Writes settled rows, as long as the worker runs.
+    /// Writes the ledger rows of settled requests to the journal, as long as the worker runs.
     pub async fn keep_writing(&self) {
         loop {
             self.settled.notified().await;
@@ -132,7 +132,7 @@ impl Ledger {
         }
     }
 
-    /// Writes all waiting records with one call. Returns whether they are written.
+    /// Writes all waiting ledger rows of this worker to the journal with one call. Returns whether they are written.
     pub fn flush(&self) -> bool {
         let mut pending = self.lock();
         let UnsentRow { writer, settled, open, batch } = &mut *pending;

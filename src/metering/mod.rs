@@ -35,8 +35,8 @@ use crate::{
     protocol::observe::{Observation, ResponseStatus},
 };
 
-/// The record of one request while the request runs. The gateway's guard (`proxy::settle`) settles the record once however the
-/// request ends, also when its future or its body is dropped.
+/// The record of one request while the request runs, which becomes its ledger row, its log line and its metrics. The gateway's guard
+/// (`proxy::settle`) settles the record once however the request ends, also when its future or its body is dropped.
 #[derive(Debug)]
 pub struct Settlement {
     metrics: Arc<WorkerMetrics>,
@@ -53,7 +53,8 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Opens the record of a request whose head has arrived. `departure` gives the end reason if the record is dropped.
+    /// Opens the record of a request whose head has arrived. `departure` gives the end reason if the record is dropped, because the
+    /// client left.
     pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: DisconnectRecord) -> Self {
         metrics.began();
         let outcome = Box::new(Outcome::new(id));
@@ -61,13 +62,13 @@ impl Settlement {
         Self { metrics, upstream: None, departure, began, thinks_since: None, outcome, ledger: None, settled: false }
     }
 
-    /// Returns the record, to be filled.
+    /// Returns the data of the request's record (key, model, status, usage and so on), for the gateway to fill in.
     pub fn outcome(&mut self) -> &mut Outcome {
         &mut self.outcome
     }
 
-    /// Writes the open row to the ledger, before the request is sent to `upstream` first. Nothing may be sent earlier, or if this
-    /// fails.
+    /// Writes the request's open row to the ledger, before the request is first sent to an upstream. Nothing may be sent earlier, or if
+    /// this fails.
     ///
     /// # Errors
     /// When the journal cannot be written.
@@ -84,7 +85,8 @@ impl Settlement {
         written
     }
 
-    /// Notes an attempt before it is made, so that the record shows an aborted attempt too. `index` is the index of the upstream.
+    /// Adds an attempt at an upstream to the request's record, before the attempt is made. So the record shows an aborted attempt too.
+    /// `index` is the index of the upstream. Returns the time of the start.
     pub fn attempt(&mut self, index: usize, upstream: Arc<str>, credential: Option<Arc<str>>) -> Instant {
         self.count_last();
         self.upstream = Some(index);
@@ -97,7 +99,7 @@ impl Settlement {
         Instant::now()
     }
 
-    /// Notes the result of the last attempt, which began at `since`.
+    /// Records how the request's last attempt, which began at `since`, ended.
     pub fn attempted(&mut self, since: Instant, result: AttemptResult) {
         if let Some(attempt) = self.outcome.attempts.last_mut() {
             attempt.result = result;
@@ -112,12 +114,12 @@ impl Settlement {
         }
     }
 
-    /// Notes the arrival of the first byte of the answer's body.
+    /// Records that the first byte of the answer's body arrived. Only the first call for a request counts.
     pub fn first_byte(&mut self) {
         self.outcome.first_byte.get_or_insert_with(|| self.began.elapsed());
     }
 
-    /// Notes whether the model is reasoning now.
+    /// Records whether the model is reasoning now, so that the request's record has the total time of reasoning.
     pub fn thinks(&mut self, thinks: bool) {
         match self.thinks_since {
             None if thinks => self.thinks_since = Some(Instant::now()),
@@ -129,7 +131,7 @@ impl Settlement {
         }
     }
 
-    /// Takes over the observation of the answer.
+    /// Copies what the observer read in the answer (ids, usage, text) into the request's record.
     pub fn seen(&mut self, seen: &Observation) {
         let outcome = &mut *self.outcome;
         let shape = outcome.endpoint.map(Endpoint::shape);
@@ -158,7 +160,8 @@ impl Settlement {
         }
     }
 
-    /// Settles the record of a finished request. Only the first call counts.
+    /// Settles the record of a request that ended: writes the ledger row and the log line, and counts the metrics. Only the first call
+    /// counts.
     pub fn settle(&mut self, end: EndReason) {
         if std::mem::replace(&mut self.settled, true) {
             return;
@@ -186,7 +189,8 @@ impl Settlement {
         unpriced::note(&self.metrics.unpriced, &attempt.upstream, &model, parts);
     }
 
-    /// Returns the charge in the ledger row, or `None` if the request was never sent upstream. Call this only after settling.
+    /// Returns what the settled request is charged: the tokens and the cost of its ledger row. `None` if the request was never sent
+    /// upstream. Call this only after settling.
     pub fn charged(&self) -> Option<Charge> {
         self.ledger.as_ref().filter(|_| !self.outcome.attempts.is_empty())?;
         let state = UsageState::of(&self.outcome);
@@ -199,7 +203,7 @@ impl Settlement {
         Some(Charge { state, usage, seen, text, lesson, cost, exchange })
     }
 
-    /// Settles the record of a request that the gateway refuses.
+    /// Settles the record of a request that the gateway refuses with an error of its own.
     pub fn refuse(&mut self, problem: Problem, status: http::StatusCode) {
         self.outcome.problem = Some(problem);
         self.outcome.status = Some(status);
@@ -253,7 +257,7 @@ fn lesson(outcome: &Outcome) -> Option<Lesson> {
     Some(Lesson { thinks: hidden.thinks, hidden: hidden_tokens, pace: pace.map(|pace| pace.min(FASTEST)) })
 }
 
-/// The charge of a request.
+/// What a settled request is charged, for limits and budgets: its tokens and its cost, as the ledger row has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
     /// How much of the usage is known.
@@ -273,7 +277,8 @@ pub struct Charge {
 }
 
 impl Settlement {
-    /// Settles the record of a dropped request. The connection gives the reason.
+    /// Settles the record of a request that was dropped before its end. The connection's record gives the reason: the client left,
+    /// stalled, or Tidegate stops. After a panic, the reason is an internal error.
     pub fn settle_disconnected(&mut self) {
         if std::thread::panicking() && !self.settled {
             // A panic is our own fault, whatever the client did: the client sees a closed connection.

@@ -39,13 +39,14 @@ const OTHERS_AFTER: Duration = Duration::from_hours(1);
 /// The most rows read at once. The others follow when these are finished.
 const MOST_ROWS: u32 = 5000;
 
-/// The most polls at once. A provider shall not notice them among client requests.
+/// The most background responses that Tidegate asks providers about at once. A provider shall not notice these polls among client
+/// requests.
 pub const AT_ONCE: usize = 4;
 
 /// A poll without an answer after this time is lost: the task that made the call is gone.
 const LOST_AFTER: Duration = Duration::from_mins(5);
 
-/// The result of a poll.
+/// What Tidegate learned when it asked a provider about a background response: ended with this usage, in progress, gone, or no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "one exists for each poll that is answered, and only for a moment")]
 pub enum PollAnswer {
@@ -73,7 +74,7 @@ impl PollAnswer {
 /// A "not found" counts only after this age, because a provider may not find a new response at first.
 const GONE_AFTER: Duration = Duration::from_mins(1);
 
-/// The channel ends of the task that makes the calls.
+/// The side of the task that asks providers about background responses: receives the ledger rows to ask about, and sends the results.
 #[derive(Debug)]
 pub struct Polling {
     /// Receives the responses to poll.
@@ -82,7 +83,7 @@ pub struct Polling {
     pub told: mpsc::UnboundedSender<(PendingRow, PollAnswer)>,
 }
 
-/// The channel ends of the ledger's thread, with its schedule.
+/// Decides which background responses Tidegate asks their providers about, and when. Runs on the ledger's thread.
 #[derive(Debug)]
 pub struct Polls {
     ask: mpsc::Sender<PendingRow>,
@@ -96,7 +97,8 @@ pub struct Polls {
     looked: Option<Instant>,
 }
 
-/// Makes both sides. `first` is the pause before the first poll of a response.
+/// Makes the schedule of the polls of background responses, and the channel ends of the task that makes the polls. `first` is the pause
+/// before the first poll of a response.
 pub fn polling(first: Duration) -> (Polls, Polling) {
     let (ask, asked) = mpsc::channel(AT_ONCE);
     let (tell, told) = mpsc::unbounded_channel();

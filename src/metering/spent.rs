@@ -33,7 +33,7 @@ const READ_EVERY: Duration = Duration::from_secs(5);
 /// Reading sums up rows, and new rows wait meanwhile. So the pause is this many times as long as the reading took.
 const REST: u32 = 100;
 
-/// The copy, a file in the data folder.
+/// The name of the file in the data folder that has a copy of the spend of all budgets, for a start without the database.
 pub const FILE: &str = "budgets.json";
 
 /// The counters of budgets, with the ledger and the copy.

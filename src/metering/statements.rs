@@ -37,12 +37,12 @@ const MOST: usize = 1000;
 /// A query: the name of a key, the start, the end.
 type StatementQuery = (Arc<str>, u64, u64);
 
-/// Sends queries to the thread, which ends with the last clone.
+/// Reads the usage of client keys from the ledger database, on a thread of its own. The thread ends with the last clone of this value.
 #[derive(Clone, Debug)]
 pub struct Statements(SyncSender<(StatementQuery, oneshot::Sender<Option<KeyStatement>>)>);
 
 impl Statements {
-    /// Starts the thread.
+    /// Starts the thread that reads the usage of client keys from the ledger database.
     ///
     /// # Errors
     /// When the system starts no thread.
@@ -54,7 +54,8 @@ impl Statements {
         Ok(Self(ask))
     }
 
-    /// Returns the key's usage between both times (milliseconds since 1970-01-01 UTC), or `None` if it cannot be read now.
+    /// Returns the usage of a client key by requests that began at `since` or later and before `until` (milliseconds since 1970-01-01
+    /// UTC). `None` if the usage cannot be read now.
     pub async fn of(&self, key: &Arc<str>, since: u64, until: u64) -> Option<KeyStatement> {
         let (tell, told) = oneshot::channel();
         self.0.try_send(((Arc::from(&**key), since, until), tell)).ok()?;

@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// Open connections, and the causes of abnormal ends.
+/// The metrics of client connections: how many are open, and why connections ended abnormally.
 #[derive(Debug)]
 pub struct Connections {
     /// Open connections.
@@ -23,14 +23,14 @@ pub struct Connections {
     pub panics: Counter,
 }
 
-/// `deadline`.
+/// The label `deadline` of the metric of connections that were closed because a deadline expired.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CutLabels {
     /// The deadline that expired.
     pub deadline: &'static str,
 }
 
-/// `reason`.
+/// The label `reason` of the metric of connections that were closed because of a malformed request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct MalformedLabels {
     /// What is wrong with the request.

@@ -26,7 +26,7 @@ struct EjectionLabels {
     cause: &'static str,
 }
 
-/// Metrics of the health of all upstreams. The gauges are updated when Prometheus reads the metrics.
+/// The metrics of the health of all upstreams and credentials. The gauges are updated when Prometheus reads the metrics.
 #[derive(Clone, Debug, Default)]
 pub struct HealthMetrics {
     /// Ejections of upstreams and credentials, by cause.
@@ -64,27 +64,27 @@ impl HealthMetrics {
         metrics
     }
 
-    /// The health counters of one upstream.
+    /// Makes the counters of health events for one upstream.
     pub fn upstream(&self, name: &str) -> UpstreamHealth {
         let labels = UpstreamLabels { upstream: name.into() };
         let echoed = self.echoed.get_or_create(&labels).clone();
         UpstreamHealth { name: labels.upstream, ejections: self.ejections.clone(), echoed }
     }
 
-    /// Sets the gauges of an upstream (`credential` is none) or of one of its credentials.
+    /// Sets the gauges of health and load for an upstream (`credential` is none) or for one of its credentials.
     pub fn show(&self, upstream: &str, credential: Option<&str>, in_service: bool, in_flight: usize) {
         let labels = CredentialLabels { upstream: upstream.into(), credential: credential.unwrap_or_default().into() };
         self.in_service.get_or_create(&labels).set(i64::from(in_service));
         self.in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
     }
 
-    /// Sets the number of requests that wait for a slot at an upstream.
+    /// Sets the gauge of requests that wait for a slot at an upstream.
     pub fn show_queued(&self, upstream: &str, queued: usize) {
         let labels = UpstreamLabels { upstream: upstream.into() };
         self.queued.get_or_create(&labels).set(i64::try_from(queued).unwrap_or(i64::MAX));
     }
 
-    /// Removes all gauges. Otherwise an upstream that a reload removed would show its last state for ever.
+    /// Removes all gauges of health and load. Otherwise an upstream that a reload removed would show its last state for ever.
     pub fn clear(&self) {
         self.in_service.clear();
         self.in_flight.clear();
@@ -92,7 +92,7 @@ impl HealthMetrics {
     }
 }
 
-/// The health counters of one upstream and its credentials. Each count takes a lock, which is acceptable for rare events.
+/// The counters of health events of one upstream and its credentials. Each count takes a lock, which is acceptable for rare events.
 #[derive(Clone, Debug)]
 pub struct UpstreamHealth {
     name: Arc<str>,
@@ -101,12 +101,12 @@ pub struct UpstreamHealth {
 }
 
 impl UpstreamHealth {
-    /// Counts an answer that repeated the credential of the request.
+    /// Counts an answer in which the upstream repeated the credential of the request.
     pub fn echoed(&self) {
         self.echoed.inc();
     }
 
-    /// Starts the series of these credentials at zero. Prometheus cannot see an increase in a series that starts at one.
+    /// Starts the ejection counters of these credentials at zero. Prometheus cannot see an increase in a series that starts at one.
     pub fn begin<'a>(&self, credentials: impl Iterator<Item = Option<&'a str>>) {
         // A first refusal is not counted, because it is not confirmed yet.
         let counted_causes = || EjectionCause::ALL.into_iter().filter(|cause| *cause != EjectionCause::RefusedOnce);
@@ -118,7 +118,7 @@ impl UpstreamHealth {
         }
     }
 
-    /// Counts an ejection of a credential, or of the whole upstream (`credential` is none).
+    /// Counts an ejection of a credential, or of the whole upstream (`credential` is none), by its cause.
     pub fn ejected(&self, credential: Option<&str>, cause: EjectionCause) {
         let (upstream, credential) = (Arc::clone(&self.name), credential.unwrap_or_default().into());
         self.ejections.get_or_create(&EjectionLabels { upstream, credential, cause: cause.name() }).inc();

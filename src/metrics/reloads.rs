@@ -12,7 +12,7 @@ struct Labels {
     result: &'static str,
 }
 
-/// Reloads of the configuration.
+/// The metrics of reloads of the configuration: their results, and whether the last one succeeded.
 #[derive(Debug)]
 pub struct Reloads {
     /// Reloads by result.
@@ -21,7 +21,7 @@ pub struct Reloads {
     last_successful: Gauge,
 }
 
-/// Result of a reload.
+/// The result of a reload of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
     /// The new configuration is active.
@@ -60,7 +60,7 @@ impl Reloads {
         Self { all, last_successful }
     }
 
-    /// Counts a reload.
+    /// Counts a reload of the configuration by its result.
     pub fn count(&self, reload: Reload) {
         self.all.get_or_create(&Labels { result: reload.name() }).inc();
         self.last_successful.set((reload != Reload::Refused).into());

@@ -27,7 +27,7 @@ type LoggedPart = (Arc<str>, Arc<str>, Part);
 /// parts are counted but not logged.
 const MAX_LOGGED: usize = 1000;
 
-/// Counts answers with a reported part that has no price, and remembers which parts were logged.
+/// Counts answers whose usage has a part without a price, and remembers which parts were logged already.
 #[derive(Clone, Debug)]
 pub struct Unpriced {
     /// Answers with such a part, by upstream and part.
@@ -43,7 +43,8 @@ impl Unpriced {
         Self { counts, logged: Arc::default() }
     }
 
-    /// Counts an answer of this model. Returns the parts that are new for this upstream and model: the caller logs them.
+    /// Counts an answer of this model whose usage has these parts without a price. Returns the parts that are new for this upstream and
+    /// model: the caller logs them.
     pub fn count(&self, upstream: &Arc<str>, model: &Arc<str>, parts: Parts) -> Parts {
         let mut new = Parts::default();
         for part in parts.iter() {

@@ -1,4 +1,4 @@
-//! The rope: a body as the list of pieces in which it arrived. Pieces are never joined. Sending a rope again is cheap, and
+//! A request body as the list of pieces in which it arrived. Large pieces are never joined. Sending the body again is cheap, and
 //! an edit only slices pieces.
 
 use std::{
@@ -23,22 +23,22 @@ use crate::concurrent::byte_budget::ByteReservation;
 /// resident memory; copied together they take 1.06 times.
 const SMALL: usize = 8 * 1024;
 
-/// Size of the blocks for small pieces. At most one block of a body is not full.
+/// The size, in bytes, of the blocks into which small pieces of a request body are copied. At most one block of a body is not full.
 pub const BLOCK: usize = 16 * 1024;
 
-/// A body in pieces.
+/// A request body as the list of pieces in which it arrived. The body can be sent several times, and edited, without copying it.
 #[derive(Clone, Debug, Default)]
 pub struct SegmentedBody {
     pieces: Vec<Bytes>,
     /// The block that receives small pieces, after all of `pieces`. Empty unless the sender sends small pieces.
     tail: BytesMut,
     len: u64,
-    /// The reserved memory of the pieces. Released with the last copy of the rope: a copy may still be sent upstream when
+    /// The reserved memory of the pieces. Released with the last copy of the body: a copy may still be sent upstream when
     /// the answer arrives.
     hold: Option<Arc<ByteReservation>>,
 }
 
-/// One edit: replaces `range` by `with`.
+/// One edit of a request body: replaces the bytes in `range` by the bytes `with`.
 #[derive(Clone, Debug)]
 pub struct Edit {
     /// A range of bytes of the original body.
@@ -48,12 +48,12 @@ pub struct Edit {
 }
 
 impl SegmentedBody {
-    /// An empty body.
+    /// Makes an empty request body, to which pieces are added as they arrive.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a piece at the end.
+    /// Adds a piece at the end of the request body. Small pieces are copied together into blocks.
     pub fn push(&mut self, piece: Bytes) {
         self.len += piece.len() as u64;
         let after_small = !self.tail.is_empty() || self.pieces.last().is_some_and(|last| last.len() < SMALL);
@@ -71,7 +71,7 @@ impl SegmentedBody {
         }
     }
 
-    /// Attaches the reservation of the memory of the pieces.
+    /// Attaches the reservation of memory for this request body. The memory is free again when the last copy of the body is dropped.
     pub fn hold(&mut self, reservation: ByteReservation) {
         self.hold = Some(Arc::new(reservation));
     }
@@ -84,23 +84,23 @@ impl SegmentedBody {
         }
     }
 
-    /// Bytes in all.
+    /// Returns the length of the request body in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// No bytes at all.
+    /// Whether the request body has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The pieces in order; none is empty.
+    /// Returns the pieces of the request body in order. No piece is empty.
     pub fn pieces(&self) -> impl Iterator<Item = Bytes> + '_ {
         let tail = (!self.tail.is_empty()).then(|| Bytes::copy_from_slice(&self.tail));
         self.pieces.iter().cloned().chain(tail)
     }
 
-    /// The first byte at or after `at` that is not white space.
+    /// Returns the first byte of the request body, at or after the offset `at`, that is not white space.
     pub fn first_after(&self, at: u64) -> Option<u8> {
         let mut skip = at as usize;
         for piece in self.pieces() {
@@ -113,8 +113,8 @@ impl SegmentedBody {
         None
     }
 
-    /// A copy with some ranges replaced. All other bytes are shared, not copied. The edits are sorted and do not overlap. An
-    /// edit that breaks this rule, or passes the end, applies to the remaining part of its range.
+    /// Returns a copy of the request body with some byte ranges replaced. All other bytes are shared, not copied. The edits are sorted
+    /// and do not overlap. An edit that breaks this rule, or passes the end, applies to the remaining part of its range.
     pub fn edited(&self, edits: &[Edit]) -> Self {
         let mut edited = Self { hold: self.hold.clone(), ..Self::new() };
         let mut edits = edits.iter().peekable();
@@ -157,14 +157,14 @@ impl SegmentedBody {
         }
     }
 
-    /// The body to send. May be called again, for another attempt.
+    /// Returns the request body in the form that the HTTP client sends. May be called again, for another attempt.
     pub fn body(&self) -> SegmentedHttpBody {
         let pieces = self.pieces().collect::<Vec<_>>().into_iter();
         SegmentedHttpBody { pieces, left: self.len, taken: None, _hold: self.hold.clone() }
     }
 }
 
-/// A [`SegmentedBody`] as an HTTP body: one frame for each piece.
+/// A [`SegmentedBody`] (a request body in pieces) in the form that the HTTP client sends: one frame for each piece.
 #[derive(Debug)]
 pub struct SegmentedHttpBody {
     pieces: IntoIter<Bytes>,
@@ -175,7 +175,8 @@ pub struct SegmentedHttpBody {
 }
 
 impl SegmentedHttpBody {
-    /// Sets `taken` when the connection takes the first piece. Until then nothing of the request has been sent.
+    /// Lets this outgoing request body set `taken` when the connection takes its first piece. Until then nothing of the body has been
+    /// sent.
     #[must_use]
     pub fn telling(self, taken: Arc<AtomicBool>) -> Self {
         Self { taken: Some(taken), ..self }
@@ -204,7 +205,7 @@ impl Body for SegmentedHttpBody {
     }
 }
 
-/// `text` as a JSON string, quotes included.
+/// Returns `text` as a JSON string, with quotes and escapes.
 pub fn json_string(text: &str) -> Bytes {
     serde_json::Value::from(text).to_string().into()
 }

@@ -13,20 +13,20 @@ use async_compression::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
-/// The largest zstd window: 2^23 bytes = 8 MiB. RFC 9659 requires that much of a decoder for the content coding, and no more.
-/// Without this limit a frame may ask for 128 MiB.
+/// The largest window of the zstd decoder, as a power of two: 2^23 bytes = 8 MiB. RFC 9659 requires that much of a decoder for the
+/// content coding, and no more. Without this limit a frame may ask for 128 MiB.
 pub const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// The largest growth of a body by decoding, once the decoded body is larger than [`RATIO_FROM`]. Conversations with many repeats
-/// reach 50.
+/// How many times larger a compressed body may become by decoding, once the decoded body is larger than [`RATIO_FROM`]. Conversations
+/// with many repeats reach 50.
 pub const MAX_RATIO: u64 = 200;
-/// [`MAX_RATIO`] applies to bodies from this decoded size on: 1 MiB.
+/// The decoded size, in bytes, from which the limit [`MAX_RATIO`] for the growth of a body applies: 1 MiB.
 pub const RATIO_FROM: u64 = 1024 * 1024;
 
 /// The decoder passes decoded bytes to the observer in blocks of this size.
 const BLOCK: usize = 16 * 1024;
 
-/// A content coding.
+/// A content coding (compression of a body) that Tidegate can decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// `gzip`
@@ -39,7 +39,7 @@ pub enum Coding {
     Zstd,
 }
 
-/// The content coding that a `Content-Encoding` header names.
+/// What a `Content-Encoding` header says of a body: not compressed, one coding that Tidegate can decode, or anything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coded {
     /// No coding, or `identity`.
@@ -51,7 +51,7 @@ pub enum Coded {
 }
 
 impl Coded {
-    /// Reads the values of the header. A value of `None` is not text.
+    /// Reads the `Content-Encoding` headers of a message. `None` stands for a header value that is not text.
     pub fn of<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Self {
         let name = match (values.next(), values.next()) {
             (None, _) => return Self::Plain,
@@ -70,7 +70,7 @@ impl Coded {
 }
 
 impl Coding {
-    /// Returns the size of the decoder's window in bytes.
+    /// Returns how many bytes of memory the decoder of this content coding needs for its window.
     pub fn window(self) -> u64 {
         match self {
             Self::Gzip | Self::Deflate => 32 * 1024,
@@ -80,13 +80,14 @@ impl Coding {
     }
 }
 
-/// Whether a brotli stream begins like large-window brotli: 0x11 in 7 bits, which RFC 7932 reserves. Such a stream may ask for a
-/// window of 1 GiB, and our decoder would allocate it. The content coding `br` allows up to 16 MiB.
+/// Whether a brotli body that begins with this byte uses large-window brotli: 0x11 in 7 bits, which RFC 7932 reserves. Such a stream may
+/// ask for a window of 1 GiB, and the decoder would allocate it. The content coding `br` allows up to 16 MiB.
 pub fn has_large_window(first: u8) -> bool {
     first & 0x7f == 0x11
 }
 
-/// Decodes a copy of an answer for an observer. Its memory is the coding's window and one block.
+/// Decodes a copy of a compressed answer, so that code that only observes can read the answer. Takes the memory of the coding's window
+/// and of one block.
 ///
 /// The first bytes decide the coding. A body with the magic number of gzip or zstd has that coding, whatever its headers say. A
 /// body without the magic number of the gzip or zstd that its headers name is taken as plain.
@@ -114,14 +115,14 @@ const MARK: usize = 4;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// Whether a body that begins with this byte may have a content coding, although its headers name none. No JSON and no event
-/// stream begins with such a byte.
+/// Whether an answer that begins with this byte may be compressed although its headers name no coding. No JSON and no event stream begins
+/// with such a byte.
 pub fn may_be_coded(first: u8) -> bool {
     first == GZIP[0] || first == ZSTD[0]
 }
 
 impl ObserverDecoder {
-    /// Creates the decoder of a body with the coding that its headers name; `None` if they name none.
+    /// Makes the decoder for a copy of an answer whose headers name this content coding, or none.
     pub fn new(coding: Option<Coding>) -> Self {
         Self {
             coding,
@@ -135,7 +136,7 @@ impl ObserverDecoder {
         }
     }
 
-    /// Reads the next piece, and calls `see` with the decoded bytes.
+    /// Decodes the next piece of a compressed answer, and calls `see` with the decoded bytes.
     pub fn feed(&mut self, piece: &[u8], mut see: impl FnMut(&[u8])) {
         self.encoded += piece.len() as u64;
         if self.failed {
@@ -153,12 +154,12 @@ impl ObserverDecoder {
         }
     }
 
-    /// Whether decoding failed.
+    /// Whether this answer cannot be decoded: its data is invalid, or it grows too much.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Ends the body, and calls `see` with the rest of the decoded bytes.
+    /// Ends the compressed answer, and calls `see` with the last decoded bytes.
     pub fn finish(&mut self, mut see: impl FnMut(&[u8])) {
         if !self.is_plain && self.decoder.is_none() && !self.failed {
             self.begin(&mut see);

@@ -32,7 +32,7 @@ const MAX_DEPTH: u64 = 256;
 /// The longest code that is logged, in bytes. Only plain identifiers are logged: other text of an upstream stays out of logs.
 const LOGGED_LIMIT: usize = 64;
 
-/// The content of an error answer. Every field is empty if the answer has none.
+/// What the body of a provider's error answer says: its code, type and message. A field is empty if the answer has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorBody {
     /// `error.code`, or `code` at the top level, as text; some servers send a number.
@@ -44,7 +44,8 @@ pub struct ErrorBody {
 }
 
 impl ErrorBody {
-    /// Reads the beginning of a body, which may be cut anywhere. Fields before the cut count.
+    /// Reads code, type and message from the beginning of a provider's error answer. The body may be cut anywhere; fields before the cut
+    /// count.
     pub fn read(body: &[u8]) -> Self {
         let body = body.trim_ascii_start();
         // An array with one error: the scanner stops after the first object, and reads nothing else.
@@ -73,7 +74,7 @@ impl ErrorBody {
         }
     }
 
-    /// Returns the code, or the type if there is no code, if the log may show it.
+    /// Returns the error code that a provider sent, or else its error type, for the log. `None` if the text is no plain identifier.
     pub fn logged(&self) -> Option<Box<str>> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         let name = self.code.as_ref().or(self.kind.as_ref())?;

@@ -1,5 +1,6 @@
-//! Facts of the OpenAI wire: what is read out of bodies and streams that pass, and how the one edit is made.
-//! Pure: no I/O, no clock, no http server. Bytes come in as pieces; nothing here joins, delays or owns them.
+//! The wire formats of the OpenAI API: reads bodies and streams while they pass, masks credentials in them, and edits request bodies.
+//!
+//! Pure: no I/O, no clock, no HTTP server. Bytes come in as pieces. Code that only reads neither changes nor delays them.
 
 pub mod body;
 pub mod coding;

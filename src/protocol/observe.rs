@@ -26,7 +26,7 @@ use super::{
 };
 pub use crate::protocol::references::answer::AnswerReference;
 
-/// Reads one answer while it passes. The first bytes decide its format.
+/// Reads a provider's answer while the answer passes to the client: ids, model, usage and end. Never changes, delays or fails the answer.
 #[derive(Debug)]
 pub struct Observer {
     /// Decodes a copy of the answer for the observer, if the answer has a content coding.
@@ -61,8 +61,8 @@ enum Form {
 }
 
 impl Observer {
-    /// Creates the observer of an answer in `dialect`. `is_stream`: the headers say that the answer is an event stream. `coded`:
-    /// the content coding that the headers name.
+    /// Makes the observer of one answer in `dialect`. `is_stream`: the headers say that the answer is an event stream. `coded`: the
+    /// content coding that the headers name.
     pub fn new(dialect: AnswerDialect, is_stream: bool, coded: Coded) -> Self {
         let (aside, form) = match coded {
             Coded::Plain => (None, Form::Undecided),
@@ -76,12 +76,12 @@ impl Observer {
         }
     }
 
-    /// Whether the observer can read nothing of this answer.
+    /// Whether the observer can read nothing of this answer, because the answer cannot be decoded.
     pub fn is_blind(&self) -> bool {
         matches!(self.view.form, Form::Opaque)
     }
 
-    /// Whether the answer is an event stream. Before the first bytes arrive, the headers decide.
+    /// Whether the observed answer is an event stream. Before the first bytes arrive, the headers decide.
     pub fn is_stream(&self) -> bool {
         match self.view.form {
             Form::Undecided | Form::Opaque => self.view.is_stream,
@@ -90,7 +90,7 @@ impl Observer {
         }
     }
 
-    /// Whether the observer read anything: an event, or a whole object.
+    /// Whether the observer could read something of the answer: at least one event, or a whole JSON object.
     pub fn has_read(&self) -> bool {
         match &self.view.form {
             Form::Stream(_) => self.view.seen.events > 0,
@@ -99,17 +99,18 @@ impl Observer {
         }
     }
 
-    /// Whether the model is reasoning, as far as the answer shows it: a reasoning item began, and no other item or end followed.
+    /// Whether the model is reasoning at the moment, as the observed answer shows: a reasoning item began, and no other item or end
+    /// followed.
     pub fn is_thinking(&self) -> bool {
         self.view.reading().is_some_and(Reading::is_thinking)
     }
 
-    /// Notes that the answer has output, although the observer cannot read it.
+    /// Records that the observed answer has output of a model, although the observer cannot read the output.
     pub fn note_output(&mut self) {
         self.view.is_unread_output = true;
     }
 
-    /// Reads the next piece. Call [`Observer::take_learned`] afterwards, before the piece is sent to the client.
+    /// Observes the next piece of the answer. Call [`Observer::take_learned`] afterwards, before the piece is sent to the client.
     pub fn feed(&mut self, piece: &[u8]) {
         let Self { aside, view } = self;
         let is_first = matches!(view.form, Form::Undecided) && view.begin.is_empty();
@@ -128,7 +129,7 @@ impl Observer {
         view.seen.dropped = view.memory.dropped();
     }
 
-    /// Ends the observation. Call it once, at the clean end of the answer. An event without its blank line counts too.
+    /// Ends the observation of an answer. Call this once, at the clean end of the answer. An event without its blank line counts too.
     pub fn finish(&mut self) {
         let Self { aside, view } = self;
         if let Some(aside) = aside {
@@ -140,7 +141,7 @@ impl Observer {
         view.finish();
     }
 
-    /// Ends the observation of a JSON answer whose rest the gateway does not wait for. Call it in place of [`Observer::finish`].
+    /// Ends the observation of a JSON answer whose rest the gateway does not wait for. Call this in place of [`Observer::finish`].
     pub fn cut_short(&mut self) {
         if let Form::Json(body) = &mut self.view.form
             && body.scanner.feed(&[]).is_ok()
@@ -149,20 +150,21 @@ impl Observer {
         }
     }
 
-    /// Returns what the observer read so far, without the estimate of the text.
+    /// Returns what the observer has read of the answer so far, without an estimate of the tokens of the text.
     pub fn seen(&self) -> &Observation {
         &self.view.seen
     }
 
-    /// Returns all that the observer read so far, with the estimate of the text.
+    /// Returns what the observer has read of the answer so far, with an estimate of the tokens of the text.
     pub fn sum_up(&mut self) -> &Observation {
         self.view.sum_up();
         &self.view.seen
     }
 
-    /// Returns the references found since the last call. Each reference of an answer is returned once.
-    /// The client cannot use these references before it receives the piece that was fed last. Do not trust the references of an
-    /// answer that is not a success.
+    /// Returns the references (ids of stored objects) that the observer found in the answer since the last call.
+    ///
+    /// The client cannot use these references before it receives the piece that was fed last. Do not trust the references of an answer
+    /// that is not a success.
     pub fn take_learned(&mut self) -> Vec<AnswerReference> {
         self.view.memory.take()
     }

@@ -8,7 +8,7 @@ use memchr::memchr2;
 const MARK: &[u8] = b"\xEF\xBB\xBF";
 const DATA: &[u8] = b"data:";
 
-/// A part of an event.
+/// A part of a server-sent event: a piece of its data, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SsePart<'a> {
     /// A piece of the event's data. One `\n` separates two `data` lines.
@@ -32,7 +32,7 @@ enum Line {
     Skip,
 }
 
-/// Finds the events in a stream that arrives in pieces.
+/// Finds the server-sent events in a stream that arrives in pieces. Keeps no bytes of the stream.
 #[derive(Debug)]
 pub struct EventFinder {
     line: Line,
@@ -49,7 +49,7 @@ impl Default for EventFinder {
 }
 
 impl EventFinder {
-    /// Reads the next piece and calls `see` for each part of an event.
+    /// Reads the next piece of an event stream, and calls `see` for each part of an event in the piece.
     pub fn feed(&mut self, mut piece: &[u8], mut see: impl FnMut(SsePart<'_>)) {
         while let Some(&byte) = piece.first() {
             if std::mem::take(&mut self.after_cr) && byte == b'\n' {
@@ -105,7 +105,7 @@ impl EventFinder {
         }
     }
 
-    /// Call at the clean end of the stream. An event without its empty line counts, too.
+    /// Ends the event stream, at its clean end. An event without its empty line counts, too.
     pub fn finish(&mut self, mut see: impl FnMut(SsePart<'_>)) {
         if std::mem::take(&mut self.has_data) {
             see(SsePart::End);

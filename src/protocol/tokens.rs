@@ -24,14 +24,14 @@ const LANES: usize = 16;
 /// Rows of a block. 32 of the largest weight fit a byte.
 const ROWS: usize = 32;
 
-/// An estimate of the tokens of a text. Pieces may cut a UTF-8 character anywhere.
+/// An estimate of how many tokens a text has, counted from its bytes. Pieces may cut a UTF-8 character anywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TextTally {
     twelfths: u64,
 }
 
 impl TextTally {
-    /// Counts the next piece.
+    /// Counts the next piece of a text into this estimate of tokens.
     pub fn add(&mut self, piece: &[u8]) {
         let mut before = 0;
         for block in piece.chunks(LANES * ROWS) {
@@ -51,18 +51,18 @@ impl TextTally {
         }
     }
 
-    /// The sum of two estimates.
+    /// Returns the sum of two estimates of tokens.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self { twelfths: self.twelfths.saturating_add(other.twelfths) }
     }
 
-    /// No text at all.
+    /// Whether no text was counted into this estimate of tokens.
     pub fn is_empty(self) -> bool {
         self.twelfths == 0
     }
 
-    /// Tokens, rounded up.
+    /// Returns the estimated number of tokens of the text, rounded up.
     pub fn tokens(self) -> u64 {
         self.twelfths.div_ceil(WHOLE)
     }
@@ -83,8 +83,8 @@ fn weight(byte: u8, before: u8) -> u8 {
 /// Bytes of encrypted content that contain no text.
 const ENVELOPE: u64 = 650;
 
-/// Tokens of encrypted reasoning with this many bytes of base64. Three quarters of the bytes, without the envelope, are text; Codex
-/// counts in the same way.
+/// Returns an estimate of the tokens of encrypted reasoning that has this many bytes of base64. Three quarters of the bytes, without the
+/// envelope, are text; Codex counts in the same way.
 pub fn of_sealed(bytes: u64) -> u64 {
     (bytes * 3 / 4).saturating_sub(ENVELOPE).div_ceil(4)
 }
@@ -92,8 +92,8 @@ pub fn of_sealed(bytes: u64) -> u64 {
 /// The block size for telling an encoded file from text, in bytes.
 const BLOCK: usize = 256;
 
-/// The bytes of `piece` that look like an encoded file (base64): whole blocks without a space, a quote or another mark of
-/// text.
+/// Returns how many bytes of `piece` look like an encoded file (base64) and not like text: whole blocks without a space, a quote or
+/// another mark of text.
 pub fn encoded_bytes(piece: &[u8]) -> u64 {
     // Text has a space or a quote within a few bytes, so the first bytes decide nearly every block.
     let is_encoded = |block: &&[u8]| {

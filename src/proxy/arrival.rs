@@ -2,7 +2,7 @@
 
 use crate::{auth::RequestSource, domain::id::RequestId, metering::DisconnectRecord};
 
-/// What Tidegate knows of a request before it reads the head.
+/// A request that has just arrived: its id, and the record of why its connection ends. The head of the request is not read yet.
 #[derive(Clone, Debug)]
 pub struct RequestArrival {
     /// Tidegate's id of the request.

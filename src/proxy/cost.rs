@@ -42,8 +42,8 @@ pub(super) fn highest_costs<'a>(
     Ok(costs)
 }
 
-/// Lists the models that keys cannot use because the key has a budget and the model has no price, one line per key. `now` =
-/// milliseconds since 1970-01-01 UTC.
+/// Returns a list of the models that client keys cannot use, because the key has a budget and the model has no price. Each key has one
+/// line. `now` = milliseconds since 1970-01-01 UTC.
 pub fn unpriced(tables: &Tables, config: &Config, now: u64) -> String {
     let mut out = String::new();
     if tables.prices.unpriced() == Unpriced::Allow {

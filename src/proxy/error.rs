@@ -34,11 +34,11 @@ use crate::{
     limits::{Kind, Limited, Quotas},
 };
 
-/// Tidegate's id of the request, on every response.
+/// The name of the response header with Tidegate's id of the request, which every response has.
 pub const REQUEST_ID: &str = "x-tidegate-request-id";
-/// The id that SDKs show: the upstream's id if it sent one, else Tidegate's id.
+/// The name of the response header with the request id that SDKs show: the upstream's id if it sent one, else Tidegate's id.
 pub const CLIENT_REQUEST_ID: &str = "x-request-id";
-/// Who caused an error answer: `upstream` or `gateway`.
+/// The name of the response header that says who caused an error answer: `upstream` or `gateway`.
 pub const ERROR_SOURCE: &str = "x-tidegate-error-source";
 const SHOULD_RETRY: &str = "x-should-retry";
 /// Seconds. A full gateway mostly has room a moment later. After a 503 without this header Codex retries at once.
@@ -47,7 +47,7 @@ const RETRY_SOON: &str = "1";
 /// The text begins with OpenAI's words, by which the client of `LiteLLM` recognises a wrong key.
 const UNKNOWN_KEY: &str = "Incorrect API key provided. Use a key of this gateway, not a provider's.";
 
-/// An error of Tidegate, with its message.
+/// An error that Tidegate itself answers to a client: its kind, its message, and what the client may do.
 #[derive(Debug)]
 pub struct ApiError {
     problem: Problem,
@@ -92,8 +92,8 @@ impl ApiError {
         self
     }
 
-    /// Closes the connection after the answer, unless `body` was read to its end. The answer announces the end, so that the
-    /// client sends no next request into a connection that closes.
+    /// Makes this error close the client's connection after the answer, unless the request's `body` was read to its end. The answer
+    /// announces the end, so that the client sends no next request into a connection that closes.
     #[must_use]
     pub fn leaving(self, body: &impl Body) -> Self {
         if body.is_end_stream() { self } else { self.closing() }
@@ -127,7 +127,8 @@ impl ApiError {
         refusal
     }
 
-    /// Codex falls back to HTTP at once on 426, and on no other status (docs/wire.md, section 1).
+    /// Makes the error for a WebSocket upgrade, status 426. Codex falls back to HTTP at once on 426, and on no other status
+    /// (docs/wire.md, section 1).
     pub fn websocket_unsupported() -> Self {
         Self::new(
             Problem::WebsocketUnsupported,
@@ -136,7 +137,7 @@ impl ApiError {
         .closing()
     }
 
-    /// The model does not exist for this caller.
+    /// Makes the error for a model that does not exist, or that the client's key may not use.
     pub fn model_not_found(model: &str) -> Self {
         let shown: String = model.chars().filter(|c| !c.is_control()).take(100).collect();
         Self::new(
@@ -283,7 +284,7 @@ impl ApiError {
         )
     }
 
-    /// A fault of Tidegate.
+    /// Makes the error for a fault inside Tidegate (status 500).
     pub fn internal() -> Self {
         Self::upstream(Problem::Internal)
     }

@@ -25,7 +25,7 @@ use crate::{
     routing::{self, Candidate, Choice, ExclusionReason, Route},
 };
 
-/// A question of the operator.
+/// The question of `tidegate explain`: which candidates would serve a request of this key for this model now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExplainQuery {
     /// Name of the client key.
@@ -38,7 +38,7 @@ pub struct ExplainQuery {
     pub surface: Surface,
 }
 
-/// Why there is nothing to explain.
+/// Why `tidegate explain` has no answer: the key or the model does not exist, or the key may not use the model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
     /// No key has this name.
@@ -60,8 +60,8 @@ pub enum ExplainError {
     Model(String),
 }
 
-/// Describes which candidates are used now, in their order, and which are not, with the reasons. Adds their prices and the
-/// limits of the key. `now` = milliseconds since 1970-01-01 UTC.
+/// Writes the answer of `tidegate explain`: the candidates that would be used now, in their order, and the others with the reasons. Adds
+/// their prices and the limits of the key. `now` = milliseconds since 1970-01-01 UTC.
 ///
 /// # Errors
 /// When the key or the model does not exist.
@@ -256,7 +256,7 @@ fn health_state(candidate: &Candidate) -> String {
     text
 }
 
-/// The health state of an upstream or of a credential, for detailed readiness.
+/// The health state and the load of an upstream or of a credential, as detailed readiness shows them in JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct HealthView {
     /// Name of the upstream or of the credential.
@@ -294,7 +294,7 @@ impl HealthView {
 }
 
 impl Tables {
-    /// Returns the health state of each upstream.
+    /// Returns the health state and the load of each upstream and its credentials, for detailed readiness.
     pub fn states(&self) -> Vec<HealthView> {
         let now = Instant::now();
         let of = |upstream: &Arc<crate::upstream::Upstream>| {
@@ -311,7 +311,7 @@ impl Tables {
         self.upstreams.iter().map(of).collect()
     }
 
-    /// Updates the gauges of the health states.
+    /// Updates the metrics (gauges) of the health and the load of all upstreams and credentials.
     pub fn show(&self, metrics: &Metrics) {
         let now = Instant::now();
         metrics.health.clear();

@@ -39,10 +39,11 @@ use crate::{
     upstream::headers::TURN_STATE,
 };
 
-/// Forwards a request and returns the response, whose body relays itself.
+/// Serves one API request of a client: checks the request, sends it to an upstream, and returns the response. The response's body relays
+/// the upstream's answer.
 ///
-/// Every error on the way becomes a response in OpenAI's shape. Dropping the future, or later the body, cancels the request
-/// upstream, unless the key wants the answer to be drained.
+/// Every error on the way becomes a response in OpenAI's shape. Dropping the future, or later the body, cancels the request upstream,
+/// unless the key wants the answer to be drained.
 pub async fn forward<B>(
     proxy: &Arc<Proxy>,
     arrival: RequestArrival,

@@ -24,7 +24,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The gateway as one worker sees it. A reload replaces the tables.
+/// The gateway of one worker: the tables that requests read, the ledger, the affinity memory, and other services. A reload replaces the
+/// tables.
 #[derive(Debug)]
 pub struct Proxy {
     /// Each worker has a lock of its own. Only a reload writes to the lock, so no request ever waits for it.
@@ -48,7 +49,7 @@ pub struct Proxy {
     pub(super) statements: Statements,
 }
 
-/// The services that a worker uses.
+/// The services that one worker's gateway uses: the ledger, the drains, the affinity memory, and the usage queries of keys.
 #[derive(Debug)]
 pub struct WorkerContext {
     /// The ledger, which records a request before the request is sent upstream.
@@ -62,7 +63,7 @@ pub struct WorkerContext {
 }
 
 impl Proxy {
-    /// Creates the gateway for one worker. Its connections belong to the runtime that calls this function.
+    /// Makes the gateway of one worker. Its upstream connections belong to the tokio runtime that calls this function.
     ///
     /// # Errors
     /// When the system gives no randomness, which request ids need.
@@ -81,7 +82,8 @@ impl Proxy {
         Ok(Self { tables, ids, clock, random, request_count, ledger, drains, origins, affinity, catalogue, statements })
     }
 
-    /// Builds the tables of another configuration for this worker. [`swap`](Self::swap) puts them to use.
+    /// Builds the tables (keys, routes, upstreams, limits) of another configuration for this worker. [`swap`](Self::swap) puts them to
+    /// use.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
@@ -95,12 +97,12 @@ impl Proxy {
         Tables::new(config, tls, metrics, common, &self.random, Some(&self.tables()))
     }
 
-    /// Returns the current tables. A request keeps the tables that it started with.
+    /// Returns the current tables (keys, routes, upstreams, limits) of this worker. A request keeps the tables that it started with.
     pub fn tables(&self) -> Arc<Tables> {
         Arc::clone(&self.tables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the tables for new requests. A request in progress keeps its tables.
+    /// Replaces the tables (keys, routes, upstreams, limits) for new requests of this worker. A request in progress keeps its tables.
     pub fn swap(&self, tables: Tables) {
         let before = {
             let mut now = self.tables.write().unwrap_or_else(PoisonError::into_inner);
@@ -110,28 +112,28 @@ impl Proxy {
         drop(before);
     }
 
-    /// Returns the clock.
+    /// Returns the clock of this worker's gateway.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// Returns the milliseconds since 1970-01-01 UTC.
+    /// Returns the current time of this worker's clock, in milliseconds since 1970-01-01 UTC.
     pub fn now(&self) -> u64 {
         u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Returns the random numbers of this worker.
+    /// Returns this worker's source of random numbers.
     pub fn random(&self) -> &RandomSource {
         &self.random
     }
 
-    /// Gives a new request its id.
+    /// Gives a new request its id. `disconnect` records why the connection of the request ends.
     pub fn arrival(&self, disconnect: DisconnectRecord) -> RequestArrival {
         RequestArrival { id: self.ids.next(), disconnect }
     }
 
-    /// Returns the models that a wildcard routes to an upstream with such a model, sorted. Lists only models and upstreams that
-    /// the caller may use.
+    /// Returns the models that clients can reach only by a wildcard such as `gpt-*`, and that an upstream has; sorted. Contains only
+    /// models and upstreams that the caller may use.
     pub async fn behind_wildcards(&self, tables: &Tables, caller: &Caller) -> BTreeSet<String> {
         self.catalogue.behind_wildcards(tables, caller).await
     }

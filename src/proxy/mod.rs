@@ -27,10 +27,10 @@ pub use gateway::{Proxy, WorkerContext};
 pub use request::admit::authenticate;
 pub use tables::{SharedState, Tables, TablesError, Tls};
 
-/// The most memory of one request, beside its body and its connections. A request keeps the best failed answer, the answer that
+/// The most memory of one request in bytes, beside its body and its connections. A request keeps the best failed answer, the answer that
 /// it reads now, and the last block of its body.
 pub const PER_REQUEST: usize = 2 * attempts::attempt::ERROR_BODY_LIMIT + crate::protocol::body::BLOCK;
 
-/// The most upstream connections of one request. A failed answer that was not read to its end keeps its connection during the
-/// next attempt.
+/// The most connections to upstreams that one request holds at once. A failed answer that was not read to its end keeps its connection
+/// during the next attempt.
 pub const CONNECTIONS_PER_REQUEST: usize = 2;

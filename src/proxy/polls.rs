@@ -35,7 +35,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// The largest answer that is read. A response contains its images as base64.
 const MOST_BYTES: usize = 64 * 1024 * 1024;
 
-/// Makes the polls that the ledger requests, until this future is dropped.
+/// Asks providers whether background responses have ended, for each response that the ledger wants to know about. Runs until this future
+/// is dropped.
 pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
     let mut calls = JoinSet::new();
     loop {

@@ -18,7 +18,7 @@ use crate::{
 /// The limit that new-api and one-api report for a key without a limit. Chat programs show this number as unlimited.
 const UNLIMITED: f64 = 100_000_000.0;
 
-/// Answers `GET /v1/usage`.
+/// Returns the JSON answer of `GET /v1/usage`: the usage, cost and budgets of the caller's key.
 ///
 /// # Errors
 /// When a date is invalid, or the ledger cannot be read.
@@ -48,7 +48,8 @@ pub async fn usage(proxy: &Proxy, tables: &Tables, caller: &Caller, query: &str)
     Ok(statement.to_string())
 }
 
-/// Answers `GET /dashboard/billing/usage`. `total_usage` is in hundredths of a dollar, or of the currency in `currency`.
+/// Returns the JSON answer of `GET /dashboard/billing/usage`: the cost of the caller's key. `total_usage` is in hundredths of a dollar,
+/// or of the currency in `currency`.
 ///
 /// # Errors
 /// As [`usage`].
@@ -61,7 +62,8 @@ pub async fn billing_usage(proxy: &Proxy, tables: &Tables, caller: &Caller, quer
     Ok(json!({ "object": "list", "total_usage": units(nano) * 100.0, "currency": currency.name() }).to_string())
 }
 
-/// Answers `GET /dashboard/billing/subscription`, in the shape of new-api and one-api.
+/// Returns the JSON answer of `GET /dashboard/billing/subscription`: the main budget of the caller's key, in the shape of new-api and
+/// one-api.
 pub fn subscription(tables: &Tables, caller: &Caller) -> String {
     let currency = shown_in(tables, caller, None);
     let budget = main_budget(&tables.limits.budgets(caller.index, UnixMillis(0))).map(|state| state.budget.money);

@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// Everything that a request reads: one immutable set of tables, of one worker. Indices of upstreams are valid only inside the
-/// same tables.
+/// Everything that the requests of one worker read: keys, routes, upstreams, limits and prices of one configuration. Never changes; a
+/// reload makes new tables. Indices of upstreams are valid only inside the same tables.
 #[derive(Debug)]
 pub struct Tables {
     /// The client keys.
@@ -61,7 +61,7 @@ pub struct Tables {
     pub(super) body_memory: Vec<ByteShare>,
 }
 
-/// State that all workers share and that survives a reload.
+/// The state that all workers share and that survives a reload: health of upstreams, limits, budgets, and memory for bodies.
 #[derive(Debug)]
 pub struct SharedState {
     pools: Pools,
@@ -73,7 +73,8 @@ pub struct SharedState {
 }
 
 impl SharedState {
-    /// Creates the shared state of a configuration. Whatever keeps its name is taken over from `previous`.
+    /// Makes the state that all workers share for this configuration. Upstreams, keys and limits that keep their names keep their state
+    /// from `previous`.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let spending = previous.map(|common| Arc::clone(&common.spending)).unwrap_or_default();
         let known = previous.map_or_else(HashMap::new, |common| common.bodies.iter().cloned().collect());
@@ -92,13 +93,13 @@ impl SharedState {
         self.bodies.iter().map(|(_, holder)| metrics.bodies.share(several.then_some(holder))).collect()
     }
 
-    /// Makes replicas share limits from now on.
+    /// Lets this process share its limits and budgets with the other replicas from now on.
     pub fn share_limits(&mut self, shared: Arc<Shared>) {
         self.meters.share(shared);
     }
 }
 
-/// Why a configuration that passed its checks still cannot be used.
+/// Why no tables can be built from a configuration that passed its checks: an address, a credential or a certificate is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
     /// An address or a credential cannot be used.
@@ -109,13 +110,13 @@ pub enum TablesError {
     Tls(Arc<str>, TlsError),
 }
 
-/// TLS settings for each upstream of a configuration. All workers share one set, because reading the system's root certificates
-/// takes milliseconds.
+/// The TLS settings for the connections to each upstream of a configuration. All workers share them, because reading the system's root
+/// certificates takes milliseconds.
 #[derive(Debug)]
 pub struct Tls(Vec<Arc<ClientConfig>>);
 
 impl Tls {
-    /// Reads the root certificates.
+    /// Reads the root certificates of the system and of each upstream, for the TLS connections to upstreams.
     ///
     /// # Errors
     /// When an upstream's own certificate cannot be used.
@@ -134,7 +135,7 @@ impl Tls {
 }
 
 impl Tables {
-    /// Builds tables for a configuration that serves no request. Every upstream is in service.
+    /// Builds tables without serving requests, for `tidegate check` and `tidegate explain`. Every upstream is in service.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
@@ -144,9 +145,9 @@ impl Tables {
         Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(RandomSource::seeded(0)), None)
     }
 
-    /// Builds the tables of one worker. With tables shared by all workers, writing the reference counts would cost a request
-    /// more than its lookups. `previous` = the tables that this worker uses now. An upstream that is reached in the same way
-    /// keeps its connections.
+    /// Builds one worker's tables (keys, routes, upstreams, limits) from a configuration. With tables shared by all workers, writing the
+    /// reference counts would cost a request more than its lookups. `previous` = the tables that this worker uses now. An upstream that
+    /// is reached in the same way keeps its connections.
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
@@ -204,7 +205,7 @@ impl Tables {
         if same { self.senders.get(index).cloned() } else { None }
     }
 
-    /// Makes the counters of all budgets, so that the spend is known before the first request arrives.
+    /// Creates the counters of all budgets, so that the spend is known before the first request arrives.
     pub fn count_budgets(&self, clock: Clock) {
         self.limits.count_budgets(UnixMillis(u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX)));
     }

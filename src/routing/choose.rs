@@ -34,7 +34,7 @@ pub struct Candidate {
     pub latency: Option<Duration>,
 }
 
-/// Why a candidate cannot serve a request, whatever its health state is.
+/// Why a candidate (target and credential) cannot serve a request, whatever its health state is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExclusionReason {
     /// The client's key may not use the upstream.
@@ -45,7 +45,7 @@ pub enum ExclusionReason {
     TooLarge(u64),
 }
 
-/// The candidates of one request, in order.
+/// The candidates (targets with a credential) of one request, in the order in which Tidegate attempts them.
 #[derive(Clone, Debug)]
 pub struct Choice {
     /// The candidates in the order of the attempts.
@@ -67,7 +67,7 @@ struct Rank {
     turn: usize,
 }
 
-/// Orders `candidates`.
+/// Orders the candidates (targets with a credential) of a request for its attempts.
 ///
 /// Candidates are ordered by priority, then by `route.strategy` within one priority, then by requests in progress within one
 /// target.

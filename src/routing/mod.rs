@@ -11,7 +11,7 @@ pub use choose::{Candidate, Choice, ExclusionReason, choose};
 
 use crate::config::{self, Config, OnLostState, Strategy};
 
-/// The routes of all models: an immutable part of the tables.
+/// The routes of all models: which upstreams serve each model name. An immutable part of the tables.
 #[derive(Debug)]
 pub struct Routes {
     exact: HashMap<Arc<str>, Model>,
@@ -53,7 +53,7 @@ pub struct Target {
     pub weight: u32,
 }
 
-/// The targets of one request.
+/// The targets that can serve one request for a model, and the settings of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<'a> {
     /// Index of the model in the configuration; none for an upstream that is addressed directly.
@@ -69,7 +69,7 @@ pub struct Route<'a> {
 }
 
 impl Routes {
-    /// The routes of a configuration.
+    /// Makes the routes of all models of a configuration.
     pub fn new(config: &Config) -> Self {
         let mut exact = HashMap::new();
         let mut wildcards = Vec::new();
@@ -98,8 +98,9 @@ impl Routes {
         }
     }
 
-    /// The route of `model`: the exact name, then `upstream/model` addressed directly, then the longest wildcard. The first match
-    /// decides, whatever upstreams the key may use: a restricted key must not change where a name leads.
+    /// Returns the route of a model name that a client asks for: the exact name, then `upstream/model` addressed directly, then the
+    /// longest wildcard. The first match decides, whatever upstreams the key may use: a restricted key must not change where a name
+    /// leads.
     pub fn route(&self, model: &str) -> Option<Route<'_>> {
         if let Some(model) = self.exact.get(model) {
             return Some(Route::of(model));
@@ -113,17 +114,19 @@ impl Routes {
         wildcard.map(|(_, model)| Route::of(model))
     }
 
-    /// The upstream for requests without a model.
+    /// Returns the index of the upstream for requests that name no model, if one is configured.
     pub fn default_upstream(&self) -> Option<usize> {
         self.default_upstream
     }
 
-    /// Whether a wildcard leads to this upstream with the requested model name unchanged.
+    /// Whether some wildcard model (a `[[models]]` name such as `gpt-*`) has this upstream as a target that gets the client's model name
+    /// unchanged.
     pub fn has_wildcard_to(&self, upstream: usize) -> bool {
         self.wildcards.iter().any(|(_, model)| model.keeps_names_at(upstream))
     }
 
-    /// Whether `model` leads to this upstream by a wildcard, with its name unchanged.
+    /// Whether a client's request for `model` reaches this upstream by a wildcard (a `[[models]]` name such as `gpt-*`), with the model
+    /// name unchanged.
     pub fn leads_by_wildcard(&self, model: &str, upstream: usize) -> bool {
         let is_direct = || model.split_once('/').is_some_and(|(upstream, _)| self.upstreams.contains_key(upstream));
         if self.exact.contains_key(model) || is_direct() {
@@ -133,7 +136,7 @@ impl Routes {
         wildcard.is_some_and(|(_, model)| model.keeps_names_at(upstream))
     }
 
-    /// The names of the models without a wildcard, in the order of the configuration.
+    /// Returns the configured model names that are no wildcards such as `gpt-*`, in the order of the configuration.
     pub fn listed(&self) -> &[Arc<str>] {
         &self.listed
     }
@@ -147,14 +150,15 @@ impl<'a> Route<'a> {
 }
 
 impl Route<'_> {
-    /// A route to one upstream.
+    /// Makes a route with one upstream as its only target. `model` is the upstream's name for the model; none = the name that the client
+    /// requested.
     pub fn to(upstream: usize, model: Option<Arc<str>>) -> Self {
         let target = Target { upstream, model, priority: 1, weight: 1 };
         let (strategy, on_lost_state) = (Strategy::Ordered, OnLostState::Fail);
         Self { model: None, strategy, on_lost_state, require_usage: false, targets: Cow::Owned(vec![target]) }
     }
 
-    /// The same route with this upstream only. If no target of the route has the upstream, the new target uses the name
+    /// Returns this route limited to one upstream. If no target of the route has the upstream, the new target uses the model name
     /// `requested` unchanged. None if a target has another name for the model: `requested` could be another model at this upstream.
     #[must_use]
     pub fn only(mut self, upstream: usize, requested: Option<&str>) -> Option<Self> {
@@ -170,7 +174,7 @@ impl Route<'_> {
         Some(self)
     }
 
-    /// Whether a target of the route is this upstream.
+    /// Whether this route has a target at the upstream with this index.
     pub fn leads_to(&self, upstream: usize) -> bool {
         self.targets.iter().any(|target| target.upstream == upstream)
     }

@@ -22,8 +22,8 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// The time between two log lines about failed accepts: such failures are all alike and may come many times a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Accepts connections until the drain begins, then waits for the open connections to end. `deadlines` holds the deadlines
-/// for the next connection. `slots` bounds the number of connections over all listeners.
+/// Runs an HTTP server on one listener: accepts connections until the drain begins, then waits for the open connections to end.
+/// `deadlines` holds the deadlines for the next connection. `slots` bounds the number of connections over all listeners.
 ///
 /// # Errors
 /// If the runtime refuses the listener.

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 const MODE: u32 = 0o660;
 
-/// A bound listener that does not accept yet.
+/// A listener of the HTTP server, on a TCP address or a Unix socket. It is bound, but does not accept connections yet.
 #[derive(Debug)]
 pub struct Listener(ListenerKind);
 
@@ -93,7 +93,7 @@ impl Accepting {
     }
 }
 
-/// Creates `count` listeners on one Unix socket. A stale file of a killed process is replaced. A socket on which a
+/// Creates `count` listeners of the HTTP server on one Unix socket. A stale file of a killed process is replaced. A socket on which a
 /// process listens, or a file of another kind, is an error.
 ///
 /// # Errors

@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 
 use super::streams::Streams;
 
-/// The body of a request, as the client sends it. A body of HTTP/2 that is dropped before its end, which a refusal does, is read
-/// away.
+/// The body of a request, as the HTTP server receives it from the client. If an HTTP/2 body is dropped before its end, as a refusal does,
+/// the server reads and drops the rest.
 #[derive(Debug)]
 pub struct RequestBody {
     /// `None` once the body ended or failed.

@@ -41,7 +41,7 @@ use super::{
 /// the head first. OpenAI documents 64 KiB for all headers together.
 pub(super) const MAX_BUFFER: usize = 64 * 1024;
 
-/// The state that all connections of a listener share.
+/// What all connections of one listener of the HTTP server share: the service, deadlines, shutdown signal, observer and TLS.
 #[derive(Clone)]
 pub struct ServerContext<S> {
     /// Answers the requests.
@@ -58,7 +58,7 @@ pub struct ServerContext<S> {
     pub heartbeat: Arc<Heartbeat>,
 }
 
-/// The state that TLS connections share.
+/// What the TLS connections of the HTTP server share: the acceptor that does the handshakes, and the slots for connections.
 #[derive(Clone)]
 pub struct TlsContext {
     /// Performs TLS handshakes.

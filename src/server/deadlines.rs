@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// How long a client may take. A connection reads these when it begins, so a change affects new connections only.
+/// How long a client of the HTTP server may take for its first byte, for a head, between requests, and to accept data. A connection reads
+/// these times when it begins, so a change affects new connections only.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
     /// From accept to the first byte; also for the TLS handshake.

@@ -22,7 +22,8 @@ const BEAT_INTERVAL: Duration = Duration::from_millis(5);
 /// The number of beats after the last request. Together they last longer than `HALF_CLOSE_MS`.
 const BEATS_AFTER_REQUEST: u32 = 6;
 
-/// The heartbeat of one worker. It beats only for a short time after a request, so an idle worker is not woken.
+/// Knows when a worker last polled the system for events, so that the HTTP server can tell when a client really left. It beats only for a
+/// short time after a request, so an idle worker is not woken.
 #[derive(Debug)]
 pub struct Heartbeat {
     started: Instant,

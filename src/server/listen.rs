@@ -11,7 +11,7 @@ const BACKLOG: u32 = 4096;
 const CAN_SHARE_PORTS: bool =
     cfg!(all(unix, not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin"))));
 
-/// Binds one listener on `address`. Must be called inside a runtime.
+/// Binds one TCP listener on `address`. Must be called inside a tokio runtime.
 ///
 /// # Errors
 /// When the system refuses the address.
@@ -19,7 +19,8 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     bind(address, false)
 }
 
-/// Binds `count` listeners on `address`. The kernel spreads connections over them. Must be called inside a runtime.
+/// Binds `count` TCP listeners on the same `address`, one for each worker. The kernel spreads connections over them. Must be called
+/// inside a tokio runtime.
 ///
 /// # Errors
 /// When the system refuses the address.

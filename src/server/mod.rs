@@ -1,17 +1,18 @@
-//! An HTTP server on its own: it knows nothing of the gateway, and imports nothing of it.
+//! An HTTP server that knows nothing of the gateway, and imports nothing of the gateway.
 //!
-//! [`listen()`], [`listen_shared`] or, for a Unix socket, `listen_on_socket` makes listeners, and [`run`] serves one to its end. It takes ([`ServerContext`]):
+//! [`listen()`], [`listen_shared`] or, for a Unix socket, `listen_on_socket` makes listeners. [`run`] serves one listener to its end,
+//! with a [`ServerContext`]:
 //!
 //! - a [`Service`], which is any tower service that takes a [`RequestBody`] and never fails;
-//! - a [`Shutdown`]: it leaves (no connection is kept), drains (no connection is taken, what is under way ends) or stops;
+//! - a [`Shutdown`]: leave (no connection is kept), drain (no connection is accepted, and requests in progress end), stop;
 //! - [`Deadlines`], the deadlines of a connection; a semaphore bounds the number of connections over all listeners;
-//! - an [`Observer`], which is told what happens. It names the [`Client`] of each connection, and words the answers to what never
+//! - an [`Observer`], which hears of each event. It names the [`Client`] of each connection, and writes the answers to input that never
 //!   became a request;
 //! - for TLS and HTTP/2, [`TlsContext`] with [`acceptor`] and [`Certificates`].
 //!
-//! Bytes of a connection pass, from the socket on: `socket` (TCP; notes when the client takes nothing), rustls where there is TLS,
+//! The bytes of a connection pass these layers: `socket` (TCP; notes when the client accepts no data), rustls if there is TLS,
 //! `guard` (`framing` checks where each request begins and ends), hyper, `requests`, the service. `progress` knows the
-//! state of the connection and which deadline holds; `connection` drives all of it.
+//! state of the connection and which deadline applies. `connection` drives all of them.
 
 mod accept;
 mod bind;

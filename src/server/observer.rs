@@ -6,7 +6,8 @@ use http::Extensions;
 
 use super::framing::FramingError;
 
-/// Receives the events of connections, and writes the answers to input that is no request.
+/// What the program around the HTTP server implements: receives the events of connections, and writes the answers to input that is no
+/// valid request.
 pub trait Observer: Send + Sync + 'static {
     /// A connection from this address began. It ends when the returned value is dropped, also by a panic.
     fn opened(&self, peer: IpAddr) -> Arc<dyn Client>;
@@ -33,7 +34,8 @@ pub trait Observer: Send + Sync + 'static {
     fn rejection(&self, rejection: Rejection) -> String;
 }
 
-/// The client of one connection, or of one of several concurrent requests on a connection.
+/// What the program around the HTTP server keeps for the client of one connection, or of one of several concurrent requests on a
+/// connection.
 pub trait Client: Send + Sync {
     /// A request begins. Adds to its extensions what the service needs to know of its client.
     fn add_extensions(&self, extensions: &mut Extensions);
@@ -48,7 +50,7 @@ pub trait Client: Send + Sync {
     fn for_stream(&self) -> Arc<dyn Client>;
 }
 
-/// Input that is no request.
+/// Why the HTTP server rejects a client's input before it becomes a request: too slow, plain HTTP on a TLS port, or invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// The head did not arrive in time.

@@ -10,7 +10,8 @@ use super::body::RequestBody;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A tower service that takes a [`RequestBody`] and never fails. It must always be ready: `poll_ready` is not called.
+/// The service that answers the requests of the HTTP server: any tower service that takes a [`RequestBody`] and never fails. It must
+/// always be ready: `poll_ready` is not called.
 pub trait Service: Clone + Send + Sync + Unpin + 'static {
     /// The body of an answer.
     type Body: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static;

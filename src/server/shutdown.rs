@@ -18,7 +18,7 @@ impl Leaving {
     }
 }
 
-/// The shutdown signal for all listeners and connections.
+/// The shutdown signal for all listeners and connections of the HTTP server, in three steps: leave, drain, stop.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     leaving: Leaving,
@@ -28,18 +28,18 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Serves everything as before, but closes each connection after its next answer.
+    /// Begins the first step of the shutdown: everything is served as before, but each connection closes after its next answer.
     pub fn leave(&self) {
         self.leaving.0.store(true, Ordering::Relaxed);
     }
 
-    /// Accepts no new connections and closes idle ones. Requests in progress continue.
+    /// Begins the second step of the shutdown: the server accepts no new connections and closes idle ones. Requests in progress continue.
     pub fn drain(&self) {
         self.leave();
         self.drain.cancel();
     }
 
-    /// Ends all connections and requests now.
+    /// Begins the last step of the shutdown: all connections and requests end now.
     pub fn stop(&self) {
         self.drain();
         self.stop.cancel();
@@ -50,12 +50,12 @@ impl Shutdown {
         self.leaving.clone()
     }
 
-    /// Resolves when the drain begins.
+    /// Waits until the shutdown reaches the drain: the server accepts no new connections.
     pub async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Resolves when all connections must end.
+    /// Waits until the shutdown reaches its last step: all connections must end.
     pub async fn stopped(&self) {
         self.stop.cancelled().await;
     }
@@ -65,7 +65,7 @@ impl Shutdown {
         self.record_cut.store(true, Ordering::Relaxed);
     }
 
-    /// Whether any request was cut.
+    /// Whether the shutdown ended any request before its answer was complete.
     pub fn cut_requests(&self) -> bool {
         self.record_cut.load(Ordering::Relaxed)
     }

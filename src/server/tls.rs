@@ -15,17 +15,17 @@ use super::{progress::MAX_QUEUED, socket::Socket};
 /// The ALPN name of HTTP/2.
 const H2: &[u8] = b"h2";
 
-/// The certificate and key for the next handshake. All workers share it: only handshakes read it.
+/// The certificate and key of the server for the next TLS handshake of a client. All workers share them: only handshakes read them.
 #[derive(Debug)]
 pub struct Certificates(RwLock<Arc<CertifiedKey>>);
 
 impl Certificates {
-    /// Starts with this certificate.
+    /// Makes the store of the server's certificate, with this first certificate and key.
     pub fn new(certified: Arc<CertifiedKey>) -> Self {
         Self(RwLock::new(certified))
     }
 
-    /// Replaces the certificate for new handshakes. Open connections keep theirs.
+    /// Replaces the server's certificate and key for new TLS handshakes. Open connections keep the old ones.
     pub fn set(&self, certified: Arc<CertifiedKey>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified;
     }
@@ -37,7 +37,8 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// TLS 1.2 and 1.3 with the default ciphers of rustls. HTTP/2 is used with clients that offer it, and only over TLS.
+/// Makes the acceptor for TLS connections of clients: TLS 1.2 and 1.3 with the default ciphers of rustls. HTTP/2 is used with clients
+/// that offer it, and only over TLS.
 ///
 /// # Errors
 /// If rustls does not support these versions.

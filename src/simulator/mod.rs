@@ -1,6 +1,6 @@
-//! Three providers of the Responses API simulated in-process, with their quirks: for `tidegate demo`, tests and benches.
+//! Simulates three providers of the Responses API in the process, with their quirks: for `tidegate demo`, tests and benches.
 //!
-//! They share one listener; the path selects one ([`Personality::base_path`]). Any bearer key is valid unless it begins
+//! The simulated providers share one listener; the path selects one ([`Personality::base_path`]). Any bearer key is valid unless it begins
 //! with `sim-bad`. State belongs to the key's account. docs/simulator.md describes the text of answers, their usage and
 //! the faults on demand.
 
@@ -53,7 +53,7 @@ pub use self::personality::{Model, Personality};
 /// The longest wait for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves all three personalities until `stop`, which drops open connections.
+/// Serves the three simulated providers on this listener until `stop`, which drops open connections.
 pub async fn serve(listener: TcpListener, options: Options, stop: CancellationToken) {
     let shared = SimulatorState::new(options);
     let mut connections = JoinSet::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::domain::clock::Clock;
 use crate::domain::random::RandomBytes;
 
-/// The simulator's defaults, which a request can override.
+/// The options of the provider simulator: the delay of events, the clock, and the random bytes for ids. A request can override the delay.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Pause before each event of a stream but the first.

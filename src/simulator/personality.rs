@@ -6,7 +6,7 @@
 use super::fault::SimulatedError;
 use super::json::Json;
 
-/// One of the three simulated providers.
+/// One of the three providers that the simulator imitates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Personality {
     /// DMXAPI: named events, and two layouts of the answer.
@@ -17,7 +17,7 @@ pub enum Personality {
     Acedata,
 }
 
-/// A model that a personality lists.
+/// A model that a simulated provider lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
     /// The name in the request.
@@ -67,10 +67,10 @@ const ACEDATA_MODELS: [Model; 4] =
 const FAMILIES: [&str; 7] = ["gpt-", "chatgpt-", "codex-", "o1", "o3", "o4", "sim-"];
 
 impl Personality {
-    /// All three.
+    /// All three providers that the simulator imitates.
     pub const ALL: [Self; 3] = [Self::Dmxapi, Self::Modelverse, Self::Acedata];
 
-    /// The short name, suitable as an upstream's name.
+    /// Returns the short name of the simulated provider, which can be the name of an upstream.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dmxapi => "dmxapi",
@@ -79,7 +79,7 @@ impl Personality {
         }
     }
 
-    /// The path that replaces the client's `/v1`, without the host.
+    /// Returns the path of the simulated provider that replaces the client's `/v1`, without the host.
     pub const fn base_path(self) -> &'static str {
         match self {
             Self::Dmxapi => "/dmxapi/v1",
@@ -88,7 +88,7 @@ impl Personality {
         }
     }
 
-    /// The models it lists.
+    /// Returns the models that the simulated provider lists.
     pub const fn models(self) -> &'static [Model] {
         match self {
             Self::Dmxapi => &DMXAPI_MODELS,

@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Replaces a file by one that only its owner can read: completely or not at all, also during a power loss.
+/// Replaces the content of a file, completely or not at all, even if a power loss interrupts the call. Only the file's owner can read the
+/// new file.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -24,7 +25,7 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)
 }
 
-/// Creates a missing folder that only its owner can enter, with its parents.
+/// Creates a folder and its missing parents. Only their owner can enter the created folders. An existing folder stays as it is.
 ///
 /// # Errors
 /// When the folder cannot be created.
@@ -36,7 +37,7 @@ pub fn make_private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Removes the permissions of other users on a file or folder. An earlier version may have granted them.
+/// Removes all permissions of the group and of other users on a file or folder. An earlier version of Tidegate may have granted them.
 ///
 /// # Errors
 /// When the system refuses, because another user owns the file.
@@ -52,7 +53,7 @@ pub fn take_from_others(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
-/// Does nothing: other systems have no such modes.
+/// Does nothing on systems without Unix permissions. On Unix, the function of this name removes the permissions of other users on a file.
 #[cfg(not(unix))]
 pub fn take_from_others(_: &Path) -> io::Result<()> {
     Ok(())

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 
 use super::{connection::UpstreamConnection, idle::IdleConnections};
 
-/// The body of an answer, together with its connection. Polling the body drives the connection. Dropping the body before its end
-/// closes the connection.
+/// The body of an upstream's answer, together with its connection. Reading the body also drives the connection. Dropping the body before
+/// its end closes the connection.
 #[derive(Debug)]
 pub struct AnswerBody {
     body: Incoming,

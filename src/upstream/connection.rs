@@ -27,15 +27,16 @@ use super::{
 };
 use crate::protocol::body::SegmentedHttpBody;
 
-/// The maximum size of hyper's buffers (hyper's default is 417,792 bytes). A stream whose client does not read uses about four of
-/// them: for reading, for sending, and for the data that waits. With 16 KiB, a stream would use 77 KiB. The size also bounds the
-/// head of an answer. Proxies in front of providers allow 8 KiB or less.
+/// The maximum size of hyper's buffers for one connection to an upstream, in bytes (hyper's default is 417,792). A stream whose client
+/// does not read uses about four of them: for reading, for sending, and for the data that waits. With 16 KiB, a stream would use 77 KiB.
+/// The size also bounds the head of an answer. Proxies in front of providers allow 8 KiB or less.
 pub const MAX_BUFFER: usize = 9 * 1024;
 
-/// The most memory that one connection uses.
+/// The most memory that one connection to an upstream uses, in bytes, without TLS.
 pub const PER_CONNECTION: usize = 4 * MAX_BUFFER;
 
-/// The additional memory with TLS: 64 KiB of outgoing records (rustls's limit), 18 KiB of an incoming one, and its plain text.
+/// The additional memory that a connection to an upstream uses with TLS, in bytes: 64 KiB of outgoing records (rustls's limit), 18 KiB of
+/// an incoming one, and its plain text.
 pub const PER_TLS: usize = (64 + 18 + 16) * 1024;
 
 /// The upstream's close of an idle connection arrives within a round trip. A later close comes from an upstream that had the

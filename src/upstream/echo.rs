@@ -87,7 +87,8 @@ fn is_random(value: &[u8]) -> bool {
     is_one_word && runs.any(|run| run.len() >= RUN && is_mixed(run))
 }
 
-/// Watches one answer for the credential of its request.
+/// Watches one answer of an upstream for the credential of its request: masks the credential, and counts and logs that the upstream
+/// repeated it.
 #[derive(Debug)]
 pub struct EchoWatch {
     secrets: Option<Arc<CredentialPatterns>>,
@@ -101,19 +102,19 @@ impl EchoWatch {
         Self { secrets, id, told: false }
     }
 
-    /// Returns the patterns to mask, if any exist.
+    /// Returns the secrets to mask in this answer: those of the credential that Tidegate sent. `None` if there is nothing to mask.
     pub fn mask(&self) -> Option<&Mask> {
         self.secrets.as_deref().map(|secrets| &secrets.mask)
     }
 
-    /// Counts and logs that the answer repeats the credential, once for each answer.
+    /// Counts and logs that the upstream's answer repeats the credential that Tidegate sent. Only the first call for an answer counts.
     pub fn tell(&mut self) {
         if let Some(secrets) = self.secrets.as_deref().filter(|_| !std::mem::replace(&mut self.told, true)) {
             secrets.tell(self.id);
         }
     }
 
-    /// Masks the values of headers.
+    /// Replaces the credential that Tidegate sent by asterisks in the headers of the upstream's answer.
     pub fn mask_headers(&mut self, headers: &mut HeaderMap) {
         let Some(mask) = self.mask() else { return };
         let mut any = false;
@@ -129,7 +130,8 @@ impl EchoWatch {
         }
     }
 
-    /// Masks a name for the log and the ledger.
+    /// Replaces the credential that Tidegate sent by asterisks in a name from the upstream's answer, which goes to the log and the
+    /// ledger.
     pub fn mask_name(&mut self, name: &mut Option<Box<str>>) {
         let (Some(mask), Some(text)) = (self.mask(), &name) else { return };
         if let Some(masked) = mask.masked(text.as_bytes()) {

@@ -23,7 +23,7 @@ const SHARED_FOR: Duration = Duration::from_secs(3600);
 /// The most keys that one breaker counts separately. A further key replaces the key that has been idle the longest.
 const MAX_KEYS: usize = 16;
 
-/// A number that identifies a client key.
+/// A number that identifies a client key in the failure counts of upstreams and credentials.
 pub type KeyId = u64;
 
 /// Replaces the client's key where clients do not matter, such as for connections.

@@ -14,7 +14,7 @@ use crate::{
     protocol::error_body::ErrorBody,
 };
 
-/// Who caused an error answer.
+/// Who caused an error answer of an upstream: the request, the model, the credential, the account, or the upstream itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCause {
     /// The request: the client gets the answer unchanged. Other upstreams would answer the same.
@@ -33,12 +33,13 @@ pub enum ErrorCause {
     Upstream,
 }
 
-/// Whether [`judge`] needs the body of an answer with this status.
+/// Whether [`judge`] needs the body of an upstream's answer with this status to tell who caused the error.
 pub fn depends_on_body(status: StatusCode) -> bool {
     status.is_client_error() || status.is_server_error()
 }
 
-/// Whether the body of this status is worth waiting for when the body is slow. For a 401 the status alone is enough.
+/// Whether the gateway waits for a slow body of an error answer with this status, to learn the cause of the error. For a 401 the status
+/// alone is enough.
 pub fn body_matters(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) || has_rule(status, rules)
 }
@@ -48,13 +49,13 @@ fn has_rule(status: StatusCode, rules: &[ErrorRule]) -> bool {
     rules.iter().any(|rule| rule.status.map_or(is_error, |wanted| wanted == status.as_u16()))
 }
 
-/// Whether this status means that the URL leads to no API, if the body is not an API error either. A server that has the endpoint
-/// sends its errors as JSON. A server without the endpoint sends a web page or an empty body.
+/// Whether an upstream's answer with this status means that the base URL is wrong, if the body is not an API error either. A server that
+/// has the endpoint sends its errors as JSON. A server without the endpoint sends a web page or an empty body.
 pub fn is_about_the_url(status: StatusCode, rules: &[ErrorRule]) -> bool {
     matches!(status.as_u16(), 404 | 405 | 501) && rules.iter().all(|rule| rule.status != Some(status.as_u16()))
 }
 
-/// The result of judging an error answer.
+/// Who caused an upstream's error answer, and whether the gateway may try another candidate (failover).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorJudgement {
     /// Who caused the answer.
@@ -63,7 +64,8 @@ pub struct ErrorJudgement {
     pub allows_failover: bool,
 }
 
-/// Judges an error answer. The upstream's own rules come first, then the built-in table.
+/// Judges an upstream's error answer: who caused the error, and whether failover is allowed. The upstream's own rules come first, then
+/// the built-in table.
 pub fn judge(status: StatusCode, body: &ErrorBody, upstream: &config::Upstream) -> ErrorJudgement {
     if let Some(rule) = upstream.error_rules.iter().find(|rule| matches(rule, status, body)) {
         let error_cause = match rule.fault {

@@ -13,10 +13,10 @@ use crate::{config, domain::origin::Owner, protocol::coding::Coded};
 /// The type of every body that is sent upstream, whatever type the client named: the scan has made sure that the body is JSON.
 const JSON: &str = "application/json";
 
-/// The header by which providers recognise a request that is sent again.
+/// The name of the header by which providers recognise a request that is sent again.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// A token of the account that issued it. The provider uses the token to find the turn again (docs/wire.md, section 1).
+/// The name of Codex's header for the state of a turn. Its value is valid only at the account that issued it (docs/wire.md, section 1).
 pub const TURN_STATE: &str = "x-codex-turn-state";
 
 /// Whether this request header of the client may be sent to this upstream.
@@ -85,7 +85,8 @@ impl HopHeaders {
     }
 }
 
-/// Facts about a request that its headers do not contain.
+/// Facts about a request that decide which of its headers go upstream: whether the request has a body, its owner, and the account of its
+/// turn state.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestFacts {
     /// Whether the request has a body for the upstream.
@@ -96,7 +97,7 @@ pub struct RequestFacts {
     pub turn_issuer: Option<u64>,
 }
 
-/// Returns the headers to send to `upstream`: the client's permitted headers, overridden by the upstream's own, and its
+/// Returns the headers of the request to `upstream`: the client's permitted headers, overridden by the upstream's own, and its
 /// credential.
 pub fn up(
     client: &HeaderMap,
@@ -156,7 +157,7 @@ fn repeat_key(value: &HeaderValue, owner: Owner, credential: Option<&Credential>
     format!("tg-{}", HEXLOWER.encode(&digest[..16]))
 }
 
-/// Returns the upstream's headers that may be sent to the client.
+/// Returns the headers of an upstream's answer that may be sent to the client.
 pub fn down(upstream: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
     let hop_headers = HopHeaders::of(&upstream);
@@ -177,7 +178,8 @@ pub fn down(upstream: HeaderMap) -> HeaderMap {
     headers
 }
 
-/// The kind of a body, by its content type (never by `Accept`, docs/wire.md, section 2).
+/// The kind of an answer's body (event stream, JSON, web page and so on), by its `Content-Type` (never by `Accept`, docs/wire.md, section
+/// 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
     /// An event stream.
@@ -196,7 +198,7 @@ pub enum Media {
 }
 
 impl Media {
-    /// Returns the kind of the body that has these headers.
+    /// Returns the kind of the body that has these response headers, by `Content-Type`.
     pub fn of(headers: &HeaderMap) -> Self {
         let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = value.split(';').next().unwrap_or_default().trim();
@@ -216,12 +218,12 @@ impl Media {
     }
 }
 
-/// Whether the body has a content coding, so that its bytes are not the bytes of its text.
+/// Whether these headers name a content coding, so that the body is compressed.
 pub fn is_coded(headers: &HeaderMap) -> bool {
     coded(headers) != Coded::Plain
 }
 
-/// Returns the content coding of the body.
+/// Returns the content coding that these headers name for the body.
 pub fn coded(headers: &HeaderMap) -> Coded {
     Coded::of(headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().ok()))
 }

@@ -28,7 +28,7 @@ use crate::domain::health_state::EjectionCause;
 /// meanwhile: such an upstream hangs. Clients wait 300 to 600 s (docs/wire.md, section 5), people less.
 const HUNG_AFTER: Duration = Duration::from_secs(20);
 
-/// Why an attempt gets no slot.
+/// Why an attempt at an upstream gets no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotUnavailable {
     /// The upstream or the credential has reached its `max_in_flight`.
@@ -37,7 +37,7 @@ pub enum SlotUnavailable {
     Ejected,
 }
 
-/// A slot for one attempt.
+/// The slot of one attempt at an upstream, until the last byte of the answer. Reports the result of the attempt to the health state.
 pub struct Lease {
     upstream: Arc<Upstream>,
     credential: usize,
@@ -51,7 +51,7 @@ pub struct Lease {
 }
 
 impl Upstream {
-    /// Takes a slot with the credential of this index. `anyway` accepts ejected ones too, because no better candidate is left.
+    /// Takes a slot of this upstream and of its credential at this index. `anyway` takes ejected ones too, if no better one is left.
     ///
     /// # Errors
     /// When no slot is free, or the upstream or the credential is ejected.
@@ -93,24 +93,24 @@ impl Upstream {
         }
     }
 
-    /// Joins the queue for a slot, if the queue is not full.
+    /// Joins the queue of requests that wait for a slot of this upstream. Returns `None` if the queue is full.
     pub fn queue(self: &Arc<Self>) -> Option<Queue> {
         let longer = |queued| (queued < self.config.max_queued).then_some(queued + 1);
         self.pool.shared.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, longer).ok()?;
         Some(Queue { upstream: Arc::clone(self) })
     }
 
-    /// Counts the first attempt of a request at this upstream.
+    /// Counts that a request makes its first attempt at this upstream. A share of these requests may be retried.
     pub fn count_request(&self) {
         self.pool.shared.count_request(Instant::now());
     }
 
-    /// Whether [`Self::count_retry`] would succeed now.
+    /// Whether this upstream's share of retries is not used up, so that [`Self::count_retry`] would succeed now.
     pub fn may_retry(&self, percent: u32) -> bool {
         self.pool.shared.may_retry(Instant::now(), percent)
     }
 
-    /// Counts a further attempt of a request at this upstream, if the share of `percent` is not used up.
+    /// Counts a further attempt of a request at this upstream. Returns false if the share of `percent` of retries is used up.
     pub fn count_retry(&self, percent: u32) -> bool {
         self.pool.shared.count_retry(Instant::now(), percent)
     }
@@ -134,18 +134,18 @@ impl UpstreamShared {
 }
 
 impl Lease {
-    /// Returns the upstream of the attempt.
+    /// Returns the upstream at which this slot's attempt is made.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 
-    /// Returns the credential of the attempt.
+    /// Returns the credential with which this slot's attempt is made.
     pub fn credential(&self) -> Option<&Credential> {
         self.upstream.credential(self.credential)
     }
 
-    /// Notes the first byte of an answer's body. The time until then counts for the upstream's latency only where a model `works`
-    /// on the answer.
+    /// Records the first byte of an answer's body, which puts the upstream and the credential in service again. The time until then
+    /// counts for the upstream's latency only where a model `works` on the answer.
     pub fn answers(&mut self, works: bool) {
         if std::mem::replace(&mut self.answered, true) {
             return;
@@ -160,7 +160,7 @@ impl Lease {
         self.note(upstream, credential.unwrap_or_default());
     }
 
-    /// Notes that the client disconnected during the answer. `since`: the time of the last received byte.
+    /// Records that the client left during the answer: a failure if the upstream hangs. `since`: the time of the last received byte.
     pub fn client_left(&mut self, since: Instant) {
         if since.elapsed() < HUNG_AFTER {
             self.report(Verdict::Answered);
@@ -176,7 +176,7 @@ impl Lease {
         }
     }
 
-    /// Reports the result of the attempt. Only the first call counts.
+    /// Reports the result of the attempt to the health states of the upstream and the credential. Only the first call counts.
     pub fn report(&mut self, verdict: Verdict) {
         if std::mem::replace(&mut self.told, true) {
             return;
@@ -381,14 +381,14 @@ impl Drop for Lease {
     }
 }
 
-/// A place in the queue of a full upstream.
+/// A request's place in the queue for a slot of an upstream that has reached its `max_in_flight`.
 #[derive(Debug)]
 pub struct Queue {
     upstream: Arc<Upstream>,
 }
 
 impl Queue {
-    /// Waits until `take` gets a slot. `take` runs now, and whenever a request ends at one of these upstreams.
+    /// Waits in these queues until `take` gets a slot at an upstream. `take` runs now, and whenever a request at the upstreams ends.
     pub async fn wait<T>(lines: &[Self], mut take: impl FnMut() -> Option<T>) -> T {
         loop {
             let mut rooms: Vec<_> =

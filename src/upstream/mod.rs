@@ -51,7 +51,7 @@ pub use lease::{Lease, Queue, SlotUnavailable};
 pub use pool::{Pool, Pools};
 pub use verdict::{AttemptContext, ReportedVerdicts, Verdict};
 
-/// One upstream, ready for use.
+/// One upstream, ready for requests: its settings, URLs and credentials, and its health state.
 #[derive(Debug)]
 pub struct Upstream {
     /// The settings as configured.
@@ -67,7 +67,8 @@ pub struct Upstream {
     random: Arc<RandomSource>,
 }
 
-/// A credential as the header value that carries it. An upstream that needs no credential has one without name and value.
+/// A credential of an upstream: its name, its secret as a header value, and its account. An upstream that needs no credential has one
+/// without name and value.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// Name in logs.
@@ -82,13 +83,13 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// Watches the answer to request `id` for this credential.
+    /// Makes the watch that finds and masks this credential in the answer to request `id`.
     pub fn echo_watch(credential: Option<&Self>, id: RequestId) -> EchoWatch {
         EchoWatch::new(credential.and_then(|credential| credential.secrets.clone()), id)
     }
 }
 
-/// The current state of one credential of an upstream.
+/// The current state of one credential of an upstream: health state, requests in progress, and whether a limit is reached.
 #[derive(Clone, Copy, Debug)]
 pub struct CredentialStatus {
     /// The worse of the credential's and the upstream's health states.
@@ -99,7 +100,8 @@ pub struct CredentialStatus {
     pub in_flight: usize,
 }
 
-/// A setting that the check of the configuration should have refused.
+/// Why an upstream cannot be used: its base URL or a credential is invalid. The check of the configuration should have refused the
+/// setting.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// The base URL.
@@ -113,7 +115,7 @@ pub enum Unusable {
 }
 
 impl Upstream {
-    /// Prepares an upstream.
+    /// Makes an upstream from its configuration: joins the URLs, and prepares the credentials as header values.
     ///
     /// # Errors
     /// When the base URL or a credential cannot be used in a request.
@@ -161,8 +163,8 @@ impl Upstream {
         Ok(Self { config, uris, seed, credentials, pool, health, random })
     }
 
-    /// Returns the URL of a call, with the client's query unchanged. The client's own path is never sent upstream, so no request
-    /// can name a destination.
+    /// Returns the URL to which the upstream gets a call, with the client's query unchanged. The client's own path is never sent
+    /// upstream, so no request can name a destination.
     ///
     /// # Errors
     /// Never for a query that was parsed as part of a URL.
@@ -173,18 +175,19 @@ impl Upstream {
         }
     }
 
-    /// Whether the upstream offers this part of the API.
+    /// Whether the upstream offers this part of the API, by its setting `surface`.
     pub fn has(&self, surface: Surface) -> bool {
         self.config.surface.contains(&surface)
     }
 
-    /// Returns the credentials with their current states for a model ("" = the request names none), whichever key sends the
-    /// request.
+    /// Returns the upstream's credentials with their current health states for a model ("" = the request names none), whichever key sends
+    /// the request.
     pub fn credentials(&self, model: &str, now: Instant) -> impl Iterator<Item = (&Credential, CredentialStatus)> {
         self.credentials_for(model, failure_counts::ANY_KEY, now)
     }
 
-    /// Returns the same for requests of this client key.
+    /// Returns the upstream's credentials with their current health states for a model ("" = the request names none), for requests of
+    /// this client key.
     pub fn credentials_for(
         &self,
         model: &str,
@@ -206,23 +209,23 @@ impl Upstream {
         self.credentials.iter().any(|credential| credential.account_id == account_id)
     }
 
-    /// Returns the credential of this index.
+    /// Returns the upstream's credential with this index.
     pub fn credential(&self, index: usize) -> Option<&Credential> {
         self.credentials.get(index)
     }
 
-    /// Notes the status of an answer that shows whether the base URL is right. Answers of endpoints with an id, or about a model,
-    /// do not show that.
+    /// Records the status of an upstream's answer that shows whether the base URL is right. Answers of endpoints with an id, or about a
+    /// model, do not show that.
     pub fn answered(&self, status: http::StatusCode) {
         self.pool.shared.not_found.note(status, &self.config.name, &self.config.base_url);
     }
 
-    /// Returns the upstream's state, which all workers share.
+    /// Returns the upstream's state at run time (health, requests in progress, latency), which all workers share.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Returns the recent average time to the first byte, if one is known.
+    /// Returns the upstream's recent average time to the first byte of an answer, if one is known.
     pub fn latency(&self, now: Instant) -> Option<std::time::Duration> {
         self.pool.latency(now)
     }

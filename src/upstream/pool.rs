@@ -32,13 +32,13 @@ const LATENCY_HALF_LIFE: Duration = Duration::from_secs(60);
 /// The weight of the newest time to the first byte in the average.
 const LATENCY_SHARE: f64 = 0.2;
 
-/// Every upstream, by the indices of the configuration.
+/// The state at run time of every upstream, by the indices of the configuration. All workers share the state.
 #[derive(Clone, Debug)]
 pub struct Pools(Vec<Arc<Pool>>);
 
 impl Pools {
-    /// Makes the pools of a configuration. Upstreams with the same name and address, and credentials with the same name and
-    /// secret, keep their state from `previous`. Changed ones begin anew.
+    /// Makes the state at run time for all upstreams of a configuration. Upstreams with the same name and address, and credentials with
+    /// the same name and secret, keep their state from `previous`. Changed ones begin anew.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let pools = config.upstreams.iter().map(|upstream| {
             let previous = previous.and_then(|pools| pools.0.iter().find(|pool| pool.is_for(upstream)));
@@ -48,13 +48,13 @@ impl Pools {
         Self(pools.collect())
     }
 
-    /// Returns all pools, in the order of the configuration.
+    /// Returns the state at run time of all upstreams, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
         self.0.iter()
     }
 }
 
-/// One upstream with its credentials.
+/// The state at run time of one upstream and its credentials: health, requests in progress, retries and latency.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) name: Arc<str>,
@@ -134,12 +134,12 @@ impl Pool {
         self.name == upstream.name && self.base_url == upstream.base_url
     }
 
-    /// Returns the name of the upstream.
+    /// Returns the name of the upstream that this state belongs to.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the health state as a whole, for the best of the models in use.
+    /// Returns the health state of the upstream as a whole, for the best of the models in use.
     pub fn health_state(&self, now: Instant) -> HealthState {
         self.shared.tracker.best_health_state(now)
     }
@@ -162,35 +162,36 @@ impl Pool {
         self.credentials.iter().map(of)
     }
 
-    /// Returns the health state with the best credential. An upstream whose credentials are all ejected is ejected as well.
+    /// Returns the health state of the upstream with its best credential. An upstream whose credentials are all ejected is ejected as
+    /// well.
     pub fn best_health_state(&self, now: Instant) -> HealthState {
         let each = self.credentials.iter().map(|account| account.tracker.best_health_state(now));
         self.health_state(now).and(each.min_by(HealthState::badness).unwrap_or_default())
     }
 
-    /// Returns the models, by their names at the upstream, that gave an answer and were requested within this time.
+    /// Returns the models, by their names at the upstream, that the upstream answered for and that were requested within this time.
     pub fn recent_models(&self, now: Instant, within: Duration) -> Vec<Arc<str>> {
         self.shared.tracker.recent_models(now, within)
     }
 
-    /// Returns the number of requests in flight.
+    /// Returns the number of requests in progress at the upstream.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of requests that wait for a slot.
+    /// Returns the number of requests that wait for a slot of the upstream.
     pub fn queued(&self) -> usize {
         self.shared.queued.load(Ordering::Relaxed)
     }
 
-    /// Returns the name, the own health state and the requests in flight of each credential.
+    /// Returns, for each credential of the upstream, its name, its own health state, and its requests in progress.
     pub fn credentials(&self, now: Instant) -> impl Iterator<Item = (Option<&str>, HealthState, usize)> {
         self.credentials.iter().map(move |account| {
             (account.name.as_deref(), account.tracker.best_health_state(now), account.in_flight.load(Ordering::Relaxed))
         })
     }
 
-    /// Returns the recent average time to the first byte, if one is known.
+    /// Returns the upstream's recent average time to the first byte of an answer, if one is known.
     pub fn latency(&self, now: Instant) -> Option<Duration> {
         self.shared.latency.get(now)
     }

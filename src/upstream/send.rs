@@ -33,7 +33,7 @@ use crate::{
 /// A connection takes no further request after this time, so that new connections follow a changed DNS record.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(600);
 
-/// Sends requests to one upstream, from one worker.
+/// The HTTP client that sends requests to one upstream, from one worker. Keeps idle connections for later requests.
 #[derive(Clone, Debug)]
 pub struct Sender {
     connector: Connector,
@@ -42,7 +42,7 @@ pub struct Sender {
     host: Option<HeaderValue>,
 }
 
-/// Why no answer came.
+/// Why a request to an upstream got no answer. The variants say whether the upstream can have received the request.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// No connection was made, so nothing was sent.
@@ -60,7 +60,7 @@ pub enum SendError {
 }
 
 impl Sender {
-    /// Makes a client for `upstream`. Use the client on one runtime only.
+    /// Makes the HTTP client that sends requests to one upstream. Each client must stay on one tokio runtime.
     pub fn new(upstream: &config::Upstream, timeouts: &Timeouts, tls: &Arc<ClientConfig>) -> Self {
         Self::with(upstream, timeouts, tls, connect::system(), MAX_CONNECTION_AGE)
     }
@@ -80,7 +80,7 @@ impl Sender {
         }
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request to the upstream, on an idle connection if there is one, and waits for the head of the answer.
     ///
     /// # Errors
     /// When no head came. The variants differ in whether the upstream can have received the request.
@@ -96,7 +96,7 @@ impl Sender {
         self.send_on_new(request).await
     }
 
-    /// Sends a request on a new connection, so the error is never [`Stale`](SendError::Stale).
+    /// Sends a request to the upstream on a new connection, so that the error is never [`Stale`](SendError::Stale).
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -153,8 +153,8 @@ fn host(url: &Uri) -> Option<HeaderValue> {
     }
 }
 
-/// Returns the TLS settings for an upstream: the system's roots, if any, and the upstream's own. Without system roots, Mozilla's
-/// compiled-in roots replace them (a `FROM scratch` image has no root file).
+/// Returns the TLS settings for the connections to an upstream: the root certificates of the system, if any, and the upstream's own.
+/// Without system roots, Mozilla's compiled-in roots replace them (a `FROM scratch` image has no root file).
 ///
 /// # Errors
 /// When one of the upstream's own certificates is invalid.
@@ -177,7 +177,7 @@ pub fn tls(ca_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
         .with_no_client_auth())
 }
 
-/// An invalid certificate.
+/// The error that a root certificate of an upstream is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TlsError(String);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::failure_counts::KeyId;
 
-/// The result of an attempt, for the health of the upstream and of the credential.
+/// How an attempt at an upstream ended, for the health states of the upstream and of the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The upstream answered, to the end or as long as the client read.
@@ -27,8 +27,8 @@ pub enum Verdict {
     Payment,
 }
 
-/// The kinds of bad verdict that one request has reported. Only the first verdict of each kind counts, whichever candidate is
-/// attempted next. A request that fails everywhere is itself the cause of all failures but perhaps one.
+/// Which kinds of failure one request has already reported against upstreams and credentials. Only the first failure of each kind counts,
+/// whichever candidate is attempted next. A request that fails everywhere is itself the cause of all failures but perhaps one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportedVerdicts {
     fault: bool,
@@ -37,10 +37,11 @@ pub struct ReportedVerdicts {
 }
 
 impl ReportedVerdicts {
-    /// No verdict so far.
+    /// The value for a request that has reported no failure so far.
     pub const NOTHING: Self = Self { fault: false, limit: false, refusal: false };
 
-    /// Remembers that the request has reported a verdict of this kind.
+    /// Records that the request has reported a failure of this kind, so that its next failure of the kind does not count against another
+    /// candidate.
     pub fn note(&mut self, verdict: Verdict) {
         if let Some(given) = self.of(verdict) {
             *given = true;
@@ -62,7 +63,8 @@ impl ReportedVerdicts {
     }
 }
 
-/// The key, the model and the previous verdicts of an attempt.
+/// What a slot for an attempt depends on: the client key, the model's name at the upstream, and the failures that the request reported
+/// before.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptContext<'a> {
     /// The client key.

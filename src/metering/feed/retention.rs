@@ -20,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 
 const DAY_MS: u64 = 86_400_000;
 
-/// How long rows are kept.
+/// How many days ledger rows are kept before they become daily sums (`[store] keep_days`), and in which time zone days begin.
 #[derive(Clone, Debug)]
 pub struct Retention {
     /// The number of days.

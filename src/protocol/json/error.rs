@@ -1,6 +1,6 @@
 //! Errors of a JSON text.
 
-/// Why a text is refused, and the position. Contains nothing of the text.
+/// Why a JSON text is refused, and at which byte. Contains nothing of the text, so the error may be logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} (at byte {at} of the JSON text)")]
 pub struct JsonError {
@@ -10,7 +10,7 @@ pub struct JsonError {
     pub at: u64,
 }
 
-/// The kind of error. `name` is the documented name of the field.
+/// The kind of fault because of which a JSON text is refused. `name` is the documented name of the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonErrorKind {
     /// Nothing, or whitespace only.

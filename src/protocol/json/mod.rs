@@ -63,7 +63,8 @@ enum State {
     End,
 }
 
-/// Scans one JSON text that arrives in pieces: for its paths, and for what the visitor `S` requests at every depth.
+/// Reads a JSON text that arrives in pieces. Keeps the values at a fixed set of paths. The visitor `S` sees keys and strings at every
+/// depth.
 #[derive(Debug)]
 pub struct Scanner<S = ()> {
     state: State,
@@ -89,14 +90,14 @@ pub struct Scanner<S = ()> {
 }
 
 impl Scanner {
-    /// A scanner for these paths.
+    /// Makes a JSON scanner that keeps the values at these paths. `repeats` says what a repeated key means.
     pub fn new(paths: &'static Paths, repeats: DuplicatePolicy) -> Self {
         Self::seeking(paths, repeats, ())
     }
 }
 
 impl<S: KeyVisitor> Scanner<S> {
-    /// A scanner for these paths, with a visitor.
+    /// Makes a JSON scanner that keeps the values at these paths, and shows keys and strings at every depth to the visitor `seek`.
     pub fn seeking(paths: &'static Paths, repeats: DuplicatePolicy, seek: S) -> Self {
         Self {
             state: State::Start,
@@ -116,13 +117,13 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// Refuses a text that is nested deeper. Each level costs one bit.
+    /// Makes this JSON scanner refuse a text that is nested deeper than `levels`. Each level costs one bit of memory.
     pub fn max_depth(mut self, levels: u64) -> Self {
         self.max_depth = levels;
         self
     }
 
-    /// Reads the next piece. After an error, every call returns the same error.
+    /// Scans the next piece of the JSON text. After an error, every call returns the same error.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
         if !self.checks_bytes {
             return self.read(piece, false).map(|_| ());
@@ -139,14 +140,14 @@ impl<S: KeyVisitor> Scanner<S> {
         self.fail(JsonErrorKind::InvalidUtf8 { name: self.read_name() }, self.base - fault.before)
     }
 
-    /// Reads the next piece until [`KeyVisitor::has_enough`] at the end of a value, or to the end of the piece. Returns whether it
-    /// stopped early. After an early stop, call [`Scanner::reset`] before the next text.
+    /// Scans the next piece of the JSON text until the visitor [has enough](KeyVisitor::has_enough) at the end of a value, or to the end
+    /// of the piece. Returns whether the scan stopped early. After an early stop, call [`Scanner::reset`] before the next text.
     pub fn feed_until_enough(&mut self, piece: &[u8]) -> Result<bool, JsonError> {
         self.read(piece, true)?;
         Ok(self.seek.has_enough())
     }
 
-    /// Call at the end of the text. Fails if the text is not complete.
+    /// Ends the scan at the end of the JSON text. Fails if the text is not complete.
     pub fn finish(&mut self) -> Result<(), JsonError> {
         match (self.failed, self.state) {
             (Some(error), _) => Err(error),
@@ -156,27 +157,27 @@ impl<S: KeyVisitor> Scanner<S> {
         }
     }
 
-    /// The value at path `path`, if it was found.
+    /// Returns the value that the scan found at the path with this index, if the JSON text has one.
     pub fn found(&self, path: usize) -> Option<&FoundValue> {
         self.watch.found(path)
     }
 
-    /// The visitor.
+    /// Returns the visitor that sees the keys and strings of this JSON scan.
     pub fn sought(&self) -> &S {
         &self.seek
     }
 
-    /// The visitor, mutable.
+    /// Returns the visitor that sees the keys and strings of this JSON scan, for changes.
     pub fn sought_mut(&mut self) -> &mut S {
         &mut self.seek
     }
 
-    /// Whether the text is complete: only whitespace may follow.
+    /// Whether the scanned JSON text is complete, so that only whitespace may follow.
     pub fn is_whole(&self) -> bool {
         self.failed.is_none() && self.state == State::End
     }
 
-    /// Starts a new text with the same paths and buffers.
+    /// Prepares this JSON scanner for a new text, with the same paths and buffers.
     pub fn reset(&mut self) {
         self.state = State::Start;
         self.base = 0;

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::JsonErrorKind;
 
-/// Visits keys at every depth. A scanner reports each container, and keys and strings on request. `()` requests nothing and
-/// costs nothing.
+/// Sees the keys and strings of a JSON text at every depth, while a scanner reads the text. The scanner reports each container, and keys
+/// and strings on request. `()` requests nothing and costs nothing.
 ///
 /// For a new implementation: keep the memory for each level small and bounded, because nesting is not bounded. The result must
 /// not depend on how the input is split: a whole string is reported once, pieces are reported as they arrive.
@@ -70,7 +70,7 @@ pub trait KeyVisitor {
     fn clear(&mut self);
 }
 
-/// How to report a string.
+/// How a JSON scanner reports a string to its visitor: not at all, as a whole, or in pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StringInterest {
     /// Not at all.

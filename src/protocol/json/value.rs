@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-/// Strings with more bytes than this, unescaped, are not kept. An id or a model name is far shorter.
+/// The longest string that a JSON scan keeps, in bytes after unescaping. An id or a model name is far shorter.
 pub const STRING_LIMIT: usize = 512;
 
-/// Numbers with more bytes than this are not kept. Every `u64` and `f64` that a program writes is shorter.
+/// The longest number that a JSON scan keeps, in bytes. Every `u64` and `f64` that a program writes is shorter.
 pub const NUMBER_LIMIT: usize = 64;
 
-/// The value at a path, with its position.
+/// A value that a JSON scan found at one of its paths, with the byte range of the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundValue {
     /// The byte range of the value in the whole text, including quotes and brackets.
@@ -17,7 +17,7 @@ pub struct FoundValue {
     pub value: Value,
 }
 
-/// A value at a path.
+/// The value that a JSON scan found at a path. Of objects, arrays and long strings only the type is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// `null`

@@ -14,7 +14,7 @@ const MAX_SEGMENTS: usize = 4;
 /// kept part of a key.
 const MAX_NAME: usize = 32;
 
-/// A set of paths. A path is a list of object keys, from the top level down.
+/// The set of paths at which a JSON scan keeps values. A path is a list of object keys, from the top level down.
 #[derive(Debug)]
 pub struct Paths {
     paths: &'static [&'static [&'static str]],
@@ -27,7 +27,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Up to 32 different paths of one to four short ASCII names. Meant for a `static`: other paths do not compile there.
+    /// Makes the set of paths at which a JSON scan keeps values: up to 32 different paths of one to four short ASCII names. Meant for a
+    /// `static`: other paths do not compile there.
     pub const fn new(paths: &'static [&'static [&'static str]]) -> Self {
         assert!(paths.len() <= MAX_PATHS);
         let mut ends = [0; MAX_SEGMENTS];
@@ -48,8 +49,8 @@ impl Paths {
         Self { paths, ends, by_len, strict: u32::MAX }
     }
 
-    /// Makes the paths from this index on hints. It does not matter whether another parser reads a hint alike, so the last value
-    /// counts and no text is refused because of a hint.
+    /// Makes the paths from this index on hints. For a hint, the last of several values counts, and no JSON text is refused because of a
+    /// repeated hint.
     pub const fn hints_from(mut self, place: usize) -> Self {
         assert!(place < MAX_PATHS);
         self.strict = (1 << place) - 1;
@@ -57,7 +58,7 @@ impl Paths {
     }
 }
 
-/// How to handle keys that two parsers might read in two ways.
+/// What a JSON scan does with keys that two parsers might read differently, for example a repeated key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DuplicatePolicy {
     /// Refuse the text: for fields that Tidegate uses. An object may contain a name of a path once, in its exact letter case (Go

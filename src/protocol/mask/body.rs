@@ -10,7 +10,7 @@ use super::{Found, Mask, STAR, Unfinished, context::Context, escapes::Unescaped}
 /// The most bytes of a frame that wait unread. With more of them the frame is read.
 const UNREAD: usize = 8 * 1024;
 
-/// The parts of a body in which credentials are masked.
+/// In which parts of an answer the gateway replaces its own credential by asterisks.
 #[derive(Debug)]
 pub enum MaskScope {
     /// No part: the body cannot be read.
@@ -26,8 +26,8 @@ pub enum MaskScope {
     ByFirstByte,
 }
 
-/// The state of a success so far. Reading starts only when a credential was found or a piece of the body ends inside of a frame.
-/// Nearly all answers have neither.
+/// Finds the errors in a successful answer, because pieces of a credential are masked only in errors and before the first output. Reading
+/// starts only when a credential was found, or when a piece of the body ends inside of a frame. Nearly all answers have neither.
 #[derive(Debug)]
 pub struct ErrorScan {
     is_stream: bool,
@@ -43,7 +43,7 @@ struct FrameSoFar {
     unread_len: usize,
 }
 
-/// The body of an answer on its way to the client, in which asterisks replace the credential.
+/// An answer's body on its way to the client, in which asterisks replace the credential of the gateway.
 #[derive(Debug)]
 pub struct MaskedBody {
     scope: MaskScope,
@@ -66,30 +66,32 @@ impl MaskScope {
         }
     }
 
-    /// Returns the scope of a success: an event stream, or one JSON text.
+    /// Returns which parts of a successful answer are masked: errors, and all before the first output. The answer is an event stream, or
+    /// one JSON text.
     pub fn errors(is_stream: bool) -> Self {
         Self::Errors(ErrorScan { is_stream, frame: None })
     }
 }
 
 impl MaskedBody {
-    /// Creates the state at the beginning of a body.
+    /// Makes the state for masking one answer's body, at its beginning. `scope`: the parts in which credentials are masked.
     pub fn new(scope: MaskScope) -> Self {
         Self { scope, held: Vec::new(), masked: 0, masked_whole: 0 }
     }
 
-    /// Returns how many bytes wait for the next piece.
+    /// Returns how many bytes of the answer wait for the next piece, because they may begin a credential.
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Takes the scope before the first piece. Afterwards this value must not be used.
+    /// Takes the scope of the masking out of this state, for another way of masking. Call this before the first piece, and drop the state
+    /// afterwards.
     pub fn take_scope(&mut self) -> MaskScope {
         std::mem::replace(&mut self.scope, MaskScope::Nowhere)
     }
 
-    /// Takes the next piece. Returns the bytes that can be sent now, and whether any of them was masked. After the `last` piece
-    /// no byte waits.
+    /// Masks the next piece of an answer's body. Returns the bytes that can be sent now, and whether any of them was masked. After the
+    /// `last` piece no byte waits.
     pub fn pass(&mut self, mask: &Mask, piece: Bytes, last: bool) -> (Bytes, bool) {
         match (&self.scope, piece.trim_ascii_start().first()) {
             (MaskScope::Nowhere, _) => return (piece, false),

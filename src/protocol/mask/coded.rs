@@ -9,7 +9,8 @@ use crate::protocol::coding::{Coding, ObserverDecoder};
 /// The most bytes that wait for the rest of a possible credential. A credential takes far fewer.
 const MOST_WAITING: usize = 64 * 1024;
 
-/// A body with a content coding, while it passes through the gateway.
+/// A compressed answer on its way to the client. Tidegate searches a decoded copy for its own credential, because a compressed body
+/// cannot be masked.
 #[derive(Debug)]
 pub struct CodedBody {
     aside: ObserverDecoder,
@@ -19,23 +20,23 @@ pub struct CodedBody {
     waiting: Vec<u8>,
 }
 
-/// The error: the body repeats the credential.
+/// The error that a compressed answer repeats the gateway's credential, so that the answer must not reach the client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CredentialRepeated;
 
 impl CodedBody {
-    /// Creates the state at the beginning of a body. `coding`: the coding that the headers name. `scope`: the scope in which the
-    /// decoded text is searched.
+    /// Makes the state for searching one compressed answer. `coding`: the coding that the headers name. `scope`: the parts of the decoded
+    /// text that are searched.
     pub fn new(coding: Option<Coding>, scope: MaskScope) -> Self {
         Self { aside: ObserverDecoder::new(coding), text: MaskedBody::new(scope), waiting: Vec::new() }
     }
 
-    /// Returns how many bytes wait for the next piece.
+    /// Returns how many bytes of the compressed answer wait for the next piece, because their text may begin a credential.
     pub fn held(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Takes the next piece. Returns the bytes that can be sent now.
+    /// Searches the next piece of a compressed answer for the gateway's credential. Returns the bytes that can be sent now.
     ///
     /// # Errors
     /// If the text repeats the credential at a place where a plain text would be masked.

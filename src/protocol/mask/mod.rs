@@ -16,8 +16,8 @@ use self::escapes::Unescaped;
 pub use body::{MaskScope, MaskedBody};
 pub use coded::{CodedBody, CredentialRepeated};
 
-/// The shortest piece of a credential that is masked. Shorter pieces are of no use to a thief, and would match ordinary text. A
-/// credential that is shorter than this is only masked as a whole.
+/// The shortest piece of a credential that is masked in answers, in bytes. Shorter pieces are of no use to a thief, and would match
+/// ordinary text. A credential that is shorter than this is only masked as a whole.
 pub const PIECE: usize = 12;
 
 /// A piece that begins in the well-known prefix of a credential must reach this many bytes beyond the prefix. Otherwise a client
@@ -53,7 +53,8 @@ const WORDS: usize = 128;
 
 const STAR: u8 = b'*';
 
-/// The credentials to mask: as they are, and in the form that a URL contains. Escapes of JSON are decoded before the search.
+/// The credentials that are masked in an upstream's answers, prepared for a fast search: as they are, and as a URL contains them. Escapes
+/// of JSON are decoded before the search.
 pub struct Mask {
     texts: SecretBox<Vec<Vec<u8>>>,
     grams: Box<[u64; WORDS]>,
@@ -120,7 +121,8 @@ fn least(text: &[u8]) -> usize {
 }
 
 impl Mask {
-    /// Creates the mask of these secrets, or `None` if there is nothing to mask. Call it once, when the configuration is loaded.
+    /// Prepares these credentials for masking in answers. `None` if there is nothing to mask. Called once, when the configuration is
+    /// loaded.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let long_enough = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST);
         let texts: Vec<Vec<u8>> = long_enough.flat_map(forms).collect();
@@ -187,7 +189,8 @@ impl Mask {
         Unfinished { piece: bytes.last(piece), whole: bytes.last(whole) }
     }
 
-    /// Returns a short text with its credentials masked, or `None` if there was nothing to mask.
+    /// Returns a short text of an upstream, such as a header, with credentials replaced by asterisks. `None` if the text contains no
+    /// credential.
     pub fn masked(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut masked = None;
         self.find(&Unescaped::of(bytes), |found| masked.get_or_insert_with(|| bytes.to_vec())[found.at].fill(STAR));

@@ -5,7 +5,7 @@ use crate::domain::usage::{Hidden, Usage};
 /// The observer stops reading an answer with deeper nesting. Real answers have tens of levels, and each level costs one bit.
 pub(super) const MAX_DEPTH: u64 = 64 * 1024;
 
-/// The observation of an answer so far.
+/// All that was read in one answer of a provider so far: id, model, status, usage, and how the response ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
     /// `response.id` of the first event that has one.
@@ -37,7 +37,7 @@ pub struct Observation {
     pub dropped: u64,
 }
 
-/// The progress of a response, from its `status`.
+/// The `status` of a response, as its provider reported it: queued, in progress, or ended in one of several ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseStatus {
     /// The response waits to be processed. Only a background response does.
@@ -54,7 +54,7 @@ pub enum ResponseStatus {
     Cancelled,
 }
 
-/// How a response ended.
+/// How a response or chat ended, by its last event: completed, failed, or cut at a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
     /// `response.completed` or `response.done`. For a chat: `[DONE]`, or a clean end after `finish_reason`.
@@ -65,7 +65,7 @@ pub enum Terminal {
     Incomplete,
 }
 
-/// The dialect in which an endpoint answers.
+/// The format in which an endpoint answers: that of the Responses API, or that of chat completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerDialect {
     /// Responses and conversations: events have a `type`, and objects name their type in `object`.
@@ -75,12 +75,13 @@ pub enum AnswerDialect {
 }
 
 impl Observation {
-    /// Whether the answer has output of a model.
+    /// Whether the observed answer contains output of a model.
     pub fn has_output(&self) -> bool {
         self.text_tokens > 0 || self.other_output || self.hidden.sealed.is_some()
     }
 
-    /// Whether no model did anything: no output, no reported tokens, and no response that is still queued or in progress.
+    /// Whether the observed answer shows that no model worked: no output, no reported tokens, and no response that is still queued or in
+    /// progress.
     pub fn made_nothing(&self) -> bool {
         let is_under_way =
             matches!(self.status, Some(ResponseStatus::Queued | ResponseStatus::InProgress)) && self.terminal.is_none();

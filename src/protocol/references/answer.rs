@@ -36,8 +36,8 @@ use crate::{
     protocol::json::JsonErrorKind,
 };
 
-/// The most references that are learned from one answer. All of them are kept until the answer ends, so that each is reported
-/// once.
+/// The most ids of stored objects that Tidegate remembers from one answer. All of them are kept until the answer ends, so that each is
+/// reported once.
 pub const MOST: usize = 4096;
 
 const RESPONSE: ObjectKind = 1;
@@ -110,7 +110,7 @@ static CHAT: Grammar = Grammar::new(
     false,
 );
 
-/// A reference that was found in an answer.
+/// An id of a stored object (response, item, file) that a provider named in an answer, as a hash. A later request may use the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AnswerReference {
     /// The kind of the named object.

@@ -19,8 +19,8 @@ const MIN_OPAQUE_PART: usize = 12;
 /// A longer text is no id, even with white space around it.
 const MAX_TEXT: usize = STRING_LIMIT;
 
-/// Returns the kind of object that the id names, and whether the text is certainly an id and not a word. `None` if the text does
-/// not look like an id.
+/// Recognizes an id of a stored object. Returns the kind of the object, and whether the text is certainly an id and not a word. `None` if
+/// the text does not look like an id.
 ///
 /// An id is a prefix of ASCII letters, `_` or `-`, and a rest without white space. The prefix gives the kind. An id with an
 /// unknown prefix counts as an item, because providers add types of items. After its `_` come at least 16 letters and digits, and

@@ -23,7 +23,7 @@ const NAMES: [(&[u8], Kind); 10] = [
 /// How many times escapes are decoded. Each server in a chain may decode them once.
 const ROUNDS: usize = 3;
 
-/// A reference in a query.
+/// An id of a stored object in the query of a request's URL, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryReference {
     /// The kind of the named object.
@@ -34,8 +34,8 @@ pub struct QueryReference {
     pub is_cursor: bool,
 }
 
-/// Returns the references of a query, in its order. `is_list`: the path may name a list of items. `opaque`: random texts without
-/// a known prefix are ids as well. Names of parameters may be ids, like values.
+/// Returns the ids of stored objects in the query of a request's URL, in their order. `is_list`: the path may name a list of items.
+/// `opaque`: random texts without a known prefix are ids as well. Names of parameters may be ids, like values.
 pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReference> {
     let mut used = Vec::new();
     for (name, value) in pairs(query) {
@@ -67,7 +67,7 @@ pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReferenc
     used
 }
 
-/// Whether a query has a parameter, in any spelling: in another letter case, with escapes, as a list (`name[]`).
+/// Whether the query of a URL has this parameter, in any spelling: in another letter case, with escapes, or as a list (`name[]`).
 pub fn has(query: &str, name: &str) -> bool {
     pairs(query).any(|(given, _)| bare(given) == name.as_bytes())
 }

@@ -33,8 +33,8 @@ pub use super::whole::ReferenceUse;
 /// item, and a context of 400,000 tokens contains a few thousand items.
 const MOST: usize = 8192;
 
-/// The most references of one request that an upstream looks up, and that Tidegate looks up first. Real requests have fewer than
-/// 100, and a thousand keep the store busy for milliseconds.
+/// The most ids of stored objects that one request may make an upstream, and first Tidegate, look up. Real requests have fewer than 100,
+/// and a thousand keep the store busy for milliseconds.
 pub const MOST_LOOKED_UP: usize = 1024;
 
 /// The top-level fields that Tidegate acts on, in the order in which [`RequestScan::finish`] reads them. `stream` is a hint: it
@@ -55,7 +55,7 @@ static CHAT_FIELDS: Paths = Paths::new(&[
 /// The fields of a request without a model: Tidegate only acts on its references.
 static NO_FIELDS: Paths = Paths::new(&[]);
 
-/// A reference in a request.
+/// An id of a stored object (response, item, file) in the body of a request: its hash, its place, and how an upstream uses the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestReference {
     /// The kind of the named object.
@@ -70,7 +70,7 @@ pub struct RequestReference {
     pub uses: ReferenceUse,
 }
 
-/// The fields and references of a request's body.
+/// What Tidegate reads in the body of a request: the model, a few other fields, and all ids of stored objects.
 #[derive(Debug, Default)]
 pub struct ScannedRequest {
     /// `model`
@@ -87,7 +87,7 @@ pub struct ScannedRequest {
     bound: Vec<Range<u64>>,
 }
 
-/// The fields that decide whether and how a request streams.
+/// The fields of a request body that say whether the client wants a stream, and whether the stream reports its usage.
 #[derive(Debug, Default)]
 pub struct Streaming {
     stream: Option<FoundValue>,
@@ -96,14 +96,14 @@ pub struct Streaming {
 }
 
 impl Streaming {
-    /// Whether `stream` is true.
+    /// Whether the request asks for a stream: its field `stream` is true.
     pub fn is_asked_for(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.value == Value::Bool(true))
     }
 
-    /// Returns the edit that makes the stream report its usage. `None` if the request has no stream, if the stream reports its
-    /// usage already, or if no provider can read its `stream_options`. `has_members`: whether the object in this range of the
-    /// body has any members.
+    /// Returns the edit of the request body that makes the stream report its usage (`include_usage`). `None` if the request has no
+    /// stream, if the stream reports its usage already, or if no provider can read its `stream_options`. `has_members`: whether the
+    /// object in this range of the body has any members.
     pub fn telling(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
         let stream = self.stream.as_ref().filter(|stream| stream.value == Value::Bool(true))?;
         let edit = |range, with: &'static str| Some(Edit { range, with: Bytes::from_static(with.as_bytes()) });
@@ -124,8 +124,8 @@ impl Streaming {
 }
 
 impl ScannedRequest {
-    /// Returns the edits that cut out every item of `input` that only the account which made it can read. Such items are
-    /// encrypted content, records of reasoning and of hosted tools that only have an id, and the outputs of these calls.
+    /// Returns the edits of the request body that remove every item of `input` that only the account which made the item can read. Such
+    /// items are encrypted content, records of reasoning and of hosted tools that only have an id, and the outputs of these calls.
     ///
     /// The edits are sorted and do not overlap, and the rest is valid JSON. Tidegate acts on nothing else in these ranges, so
     /// that the edits can be merged with others.
@@ -133,22 +133,22 @@ impl ScannedRequest {
         self.bound.iter().map(|range| Edit { range: range.clone(), with: Bytes::new() }).collect()
     }
 
-    /// Whether [`ScannedRequest::without_bound`] cuts out this reference.
+    /// Whether this id is in an item of the request that [`ScannedRequest::without_bound`] removes.
     pub fn is_bound(&self, used: &RequestReference) -> bool {
         let after = self.bound.partition_point(|cut| cut.end <= used.range.start);
         self.bound.get(after).is_some_and(|cut| cut.start <= used.range.start)
     }
 }
 
-/// Scans a request's body while it arrives.
+/// Scans the body of a request while the body arrives: finds the model, a few other fields, and all ids of stored objects.
 #[derive(Debug)]
 pub struct RequestScan {
     scanner: Scanner<Finder<PartialScan>>,
 }
 
 impl RequestScan {
-    /// Starts a scan. With `opaque`, random texts without a known prefix are ids as well ([`Kind::Opaque`]). That costs time, and
-    /// is needed only if an upstream makes such ids.
+    /// Starts the scan of a request body for this endpoint. With `opaque`, random texts without a known prefix are ids as well
+    /// ([`Kind::Opaque`]). That costs time, and is needed only if an upstream makes such ids.
     pub fn new(endpoint: Endpoint, opaque: bool) -> Self {
         let fields = match endpoint.request_body() {
             RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
@@ -160,12 +160,12 @@ impl RequestScan {
         Self { scanner: Scanner::seeking(fields, DuplicatePolicy::Refuse, finder) }
     }
 
-    /// Reads the next piece. After an error every call returns the same error.
+    /// Scans the next piece of the request body. After an error every call returns the same error.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), JsonError> {
         self.scanner.feed(piece)
     }
 
-    /// Ends the scan. Call it at the end of the body. The body must be complete.
+    /// Ends the scan at the end of the request body. Returns the fields and ids that the scan found. Fails if the JSON is not complete.
     pub fn finish(mut self) -> Result<ScannedRequest, JsonError> {
         self.scanner.finish()?;
         let [model, prompt_cache_key, background, stream, options, include_usage] =
@@ -179,7 +179,7 @@ impl RequestScan {
         Ok(ScannedRequest { model, prompt_cache_key, background, streaming, references, bound })
     }
 
-    /// Returns the bytes of memory that the references so far take: up to about 1 MiB.
+    /// Returns how many bytes of memory the ids that were found in the request so far take: up to about 1 MiB.
     pub fn held(&self) -> u64 {
         let found = &self.scanner.sought().collect;
         (found.references.capacity() * size_of::<RequestReference>() + found.cuts.held()) as u64

@@ -94,7 +94,7 @@ const MADE_OF: [(&str, u32); 22] = [
 /// The types of parts of an `output` whose `file_id` names a file. Other parts are the client's own data.
 const PARTS: [&str; 3] = ["input_file", "input_image", "computer_screenshot"];
 
-/// How an upstream uses a reference.
+/// How an upstream uses an id in a request: looks up the stored object, may look it up, or ignores the id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceUse {
     /// The upstream looks up the object.

@@ -34,7 +34,7 @@ use crate::{
 /// At most one connection slot in this many may belong to a drain. Clients that left must not keep new clients out.
 const SHARE: usize = 4;
 
-/// The drains of one worker.
+/// The drains of one worker: tasks that read an answer to its end after its client left, so that the ledger gets the usage.
 #[derive(Debug)]
 pub struct DrainTasks {
     /// Limits the drains of all workers together.
@@ -46,12 +46,14 @@ pub struct DrainTasks {
 }
 
 impl DrainTasks {
-    /// Creates the drains of the first worker. `slots` has room for `connections`.
+    /// Makes the first worker's set of drains (answers that are read to the end after their clients left). At most a quarter of the
+    /// `connections` slots may belong to drains.
     pub fn new(slots: &Arc<Semaphore>, connections: usize) -> Self {
         Self::with(Arc::new(Semaphore::new((connections / SHARE).max(1))), Arc::clone(slots))
     }
 
-    /// Creates the drains of another worker, with the same limits.
+    /// Makes another worker's set of drains (answers that are read to the end after their clients left). All workers share the same
+    /// limits.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self::with(Arc::clone(&self.places), Arc::clone(&self.slots))
@@ -61,7 +63,7 @@ impl DrainTasks {
         Self { places, slots, tasks: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
-    /// Waits until all drains end, or cancels them when `stop` resolves. No client is connected at that time.
+    /// Waits until all drains of this worker end. Cancels them when `stop` resolves. No client is connected at that time.
     pub async fn end(&self, stop: impl Future<Output = ()>) {
         self.tasks.close();
         tokio::select! {
@@ -171,8 +173,8 @@ impl Drop for DetachOnDrop {
     }
 }
 
-/// The answer of a client. If this value is dropped before the end, the answer is drained if the key wants that. Otherwise the
-/// request is settled as it is.
+/// The body of an answer to a client. If this value is dropped before the end, because the client left, the answer is drained if the key
+/// wants that. Otherwise the request is settled as it is.
 #[derive(Debug)]
 pub struct DrainOnDrop(Option<Box<RelayWithDrain>>);
 

@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// Why a relayed body broke off. The client sees a broken transfer, because Tidegate never adds anything to a stream.
+/// Why the body of an answer broke off on its way to the client. The client sees a broken transfer, because Tidegate never adds anything
+/// to a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// The upstream's transfer broke, or Tidegate had to break the answer.

@@ -62,7 +62,7 @@ pub(in crate::proxy) fn refuse(error: ApiError, guard: SettleOnDrop) -> Response
     error.answer(guard).map(ResponseBody::whole)
 }
 
-/// The body of a response: relayed from an upstream, or made by Tidegate.
+/// The body of a response to a client: relayed from an upstream, or made by Tidegate.
 #[derive(Debug)]
 pub enum ResponseBody {
     /// From an upstream.
@@ -72,7 +72,7 @@ pub enum ResponseBody {
 }
 
 impl ResponseBody {
-    /// Creates a body that Tidegate made.
+    /// Makes the body of a response from bytes that Tidegate itself wrote.
     pub fn whole(body: Bytes) -> Self {
         Self::Whole(Some(body))
     }
@@ -105,12 +105,12 @@ impl Body for ResponseBody {
 }
 
 impl Proxy {
-    /// Answers a request with an error of Tidegate, and settles the request.
+    /// Makes the response for a request that gets an error of Tidegate, and settles the request.
     pub fn refuse(&self, arrival: &RequestArrival, refusal: ApiError) -> Response<ResponseBody> {
         refuse(refusal, self.tables().open(arrival))
     }
 
-    /// Answers a caller with Tidegate's own JSON text, or with an error instead, and settles the request.
+    /// Makes the response for a request that Tidegate answers itself: the JSON text, or an error. Settles the request.
     pub fn answer(
         &self,
         arrival: &RequestArrival,

@@ -45,7 +45,7 @@ pub(in crate::proxy) struct UpstreamBody {
     broken: Option<BodyError>,
 }
 
-/// Why an answer breaks off.
+/// Why the body of an upstream's answer cannot be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The upstream's transfer broke.

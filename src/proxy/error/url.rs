@@ -17,7 +17,7 @@ const MOST_OF_PATH: usize = 200;
 const OWN: [&str; 2] = ["GET /v1/models", "GET /v1/usage"];
 
 impl ApiError {
-    /// The path does not exist. The answer does not repeat the path, which may contain anything.
+    /// Makes the error for a request to a path that does not exist. The answer does not repeat the path, which may contain anything.
     pub fn unknown_url(tables: &Tables, path: &str) -> Self {
         let message = match advice(path) {
             Some(advice) => format!("No endpoint of this gateway has this URL: {advice}"),
@@ -26,7 +26,7 @@ impl ApiError {
         Self::new(Problem::UnknownUrl, message)
     }
 
-    /// The path exists, but only for other methods.
+    /// Makes the error for a request whose path exists, but only for other methods.
     pub fn method_not_allowed(path: &str, allow: impl Into<Cow<'static, str>>) -> Self {
         let allow = allow.into();
         let advice = advice(path).map(|advice| format!(" Probably {advice}")).unwrap_or_default();
@@ -52,7 +52,8 @@ impl ApiError {
         )
     }
 
-    /// Adds the method, the path and the key of the request to the log line. The operator sees whose client is set up wrongly.
+    /// Adds the method, the path and the key of the rejected request to the log line of this error. The operator sees whose client is set
+    /// up wrongly.
     #[must_use]
     pub fn sent<B>(mut self, tables: &Tables, arrival: &RequestArrival, request: &Request<B>) -> Self {
         let mut rejected = rejected(tables, request.headers(), arrival);

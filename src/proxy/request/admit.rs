@@ -123,7 +123,7 @@ pub(in crate::proxy) fn limit_error(tables: &Tables, refused: Refused) -> ApiErr
     }
 }
 
-/// Authenticates the caller, for endpoints that Tidegate answers by itself.
+/// Returns the caller of a request, whose client key is in the headers. For endpoints that Tidegate answers by itself.
 ///
 /// # Errors
 /// When the request has no valid key.

@@ -1,4 +1,4 @@
-//! Reads the body of a request: bounded in size and time, decoded, scanned as it arrives, kept as a rope.
+//! Reads the body of a request: bounded in size and time, decoded, scanned as it arrives, kept in pieces.
 
 use std::{
     error::Error,

@@ -1,6 +1,7 @@
 //! Errors in the framing of a request.
 
-/// A framing error. The bytes after it cannot be interpreted any more.
+/// What is wrong with the HTTP/1.1 framing of a client's request, so that its end is unknown. The bytes after the error cannot be
+/// interpreted any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FramingError {
     /// The request line is not a method, a target and HTTP/1.0 or HTTP/1.1, separated by single spaces.
@@ -26,7 +27,7 @@ pub enum FramingError {
 }
 
 impl FramingError {
-    /// The fixed name: a label in the metrics.
+    /// Returns the fixed name of this framing error of a request, which is a label in the metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RequestLine => "request_line",

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// A disk for the journal's files.
+/// The disk operations of the journal, which is the set of files to which each ledger row is written first. Tests use a disk that fails.
 pub trait Disk: Debug + Send + Sync {
     /// Creates a file that must not exist yet.
     ///
@@ -34,7 +34,7 @@ pub trait Disk: Debug + Send + Sync {
     fn sync(&self, file: &File) -> io::Result<()>;
 }
 
-/// The disk of the operating system.
+/// The disk of the operating system, to which the journal writes in production. Tests use other disks, which fail.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemDisk;
 

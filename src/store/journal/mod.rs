@@ -27,8 +27,8 @@ pub use record::{Records, RecordsEnd, encode};
 use super::files;
 use crate::concurrent::ledger_status::LedgerStatus;
 
-/// The largest total size of the files. A full journal refuses new requests. The size is enough for half a million requests or
-/// more while the database is away. The next start reads it in seconds.
+/// The largest total size of all journal files, in bytes. A full journal refuses new requests. The size holds half a million ledger rows
+/// or more while the database is away. The next start reads them in seconds.
 pub const MOST: u64 = 256 * 1024 * 1024;
 
 /// The size at which a file is closed. The file is deleted once the database has all of its rows.
@@ -39,7 +39,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 const EXTENSION: &str = "journal";
 
-/// The file for rows that the database refuses.
+/// The quarantine file for rows that the database refuses.
 const ASIDE: &str = "refused.rows";
 
 /// The extension of a copy that will replace a file whose sync failed.
@@ -57,7 +57,7 @@ fn make_private(path: &Path) {
     }
 }
 
-/// The folder of the files.
+/// The journal: a folder of append-only files, to which each ledger row is written before the database gets it.
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
@@ -74,7 +74,7 @@ pub struct Journal {
     naming: Mutex<()>,
 }
 
-/// The journal files to read.
+/// What the thread that copies ledger rows to the database reads: the journal files of earlier processes and of this process.
 #[derive(Debug)]
 pub struct JournalFiles {
     /// Files of earlier processes, in order.
@@ -84,7 +84,8 @@ pub struct JournalFiles {
 }
 
 impl Journal {
-    /// Opens the folder on this disk, for this number of workers.
+    /// Opens the journal in this folder, or creates the folder. The journal then accepts rows from this number of workers. Also returns
+    /// the files to read.
     ///
     /// # Errors
     /// When the folder can neither be created nor read.
@@ -152,12 +153,11 @@ impl Journal {
         Ok(segment)
     }
 
-    /// Makes the written rows survive a power loss.
+    /// Syncs all journal files to the disk, so that the written ledger rows survive a power loss.
     ///
-    /// A failed sync may drop data that the system could not write, and the next sync may still report success. So the journal no
-    /// longer trusts such a file. The file takes nothing new. Its content, which the system still has in memory, is copied to a
-    /// new file; after a sync, the copy replaces the file. Until that succeeds, every call fails. The written rows then still
-    /// survive kill -9 and reach the database, but a power loss may lose them.
+    /// After a failed sync, the system may drop data, and the next sync may still report success. So the journal seals such a file, and
+    /// replaces it by a synced copy of its content, which the system still has in memory. Until the copy exists, every call fails. The
+    /// written rows then still survive kill -9 and reach the database, but a power loss may lose them.
     ///
     /// # Errors
     /// When written rows may not survive a power loss. Every file is tried.
@@ -242,7 +242,7 @@ impl Journal {
         self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the journal has reached its largest size.
+    /// Whether the journal files have reached their largest total size ([`MOST`]), so that the gateway must refuse new requests.
     pub fn is_full(&self) -> bool {
         let full = self.condition.journal_bytes.load(Ordering::Relaxed) >= MOST;
         if full {
@@ -251,7 +251,7 @@ impl Journal {
         full
     }
 
-    /// Deletes a file whose rows are all in the database.
+    /// Deletes a journal file after the database has stored all of its ledger rows. `length` is the size of the file.
     pub fn remove(&self, path: &Path, length: u64) {
         let _naming = self.naming();
         match fs::remove_file(path) {
@@ -264,7 +264,7 @@ impl Journal {
         }
     }
 
-    /// Quarantines a damaged file, so that a person may recover the unreadable part.
+    /// Renames a damaged journal file, so that no start reads the file and a person may recover the unreadable part.
     pub fn quarantine(&self, path: &Path, length: u64) {
         let _naming = self.naming();
         match fs::rename(path, path.with_extension("damaged")) {
@@ -276,8 +276,8 @@ impl Journal {
         }
     }
 
-    /// Writes a record that the database refuses in every form to a quarantine file. The gateway never reads that file. After the
-    /// cause is removed, an operator can rename it to `000000000000.journal`, and the next start reads it.
+    /// Writes a ledger record that the database refuses in every form to a quarantine file, which the gateway never reads. After the
+    /// cause is removed, an operator can rename the file to `000000000000.journal`, and the next start reads it.
     ///
     /// # Errors
     /// When the file cannot be written, or has reached its largest size.
@@ -301,7 +301,7 @@ impl Journal {
         }
     }
 
-    /// Logs why requests are refused, at most once a second.
+    /// Logs the error because of which the journal cannot be written and requests are refused. Logs at most once a second.
     pub fn tell(&self, error: &dyn Display) {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,7 +313,7 @@ impl Journal {
     }
 }
 
-/// One journal file of this process.
+/// One journal file that this process writes, with its path, its readable length, and whether the file still takes records.
 #[derive(Debug)]
 pub struct Segment {
     /// The path of the file.
@@ -331,12 +331,12 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Returns the readable length: a whole number of records.
+    /// Returns how many bytes of this journal file can be read. They are a whole number of records.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Whether the file takes no more records. Check this before [`written`](Self::written), which then is the final length.
+    /// Whether this journal file takes no more records. Check this before [`written`](Self::written), which then is the final length.
     pub fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
     }
@@ -352,7 +352,7 @@ impl Segment {
     }
 }
 
-/// The journal files of one worker.
+/// Writes the ledger records of one worker to the journal files of that worker.
 #[derive(Debug)]
 pub struct JournalWriter {
     journal: Arc<Journal>,
@@ -360,12 +360,12 @@ pub struct JournalWriter {
 }
 
 impl JournalWriter {
-    /// Makes a writer. The writer creates its first file when the first record comes.
+    /// Makes the journal writer of one worker. The writer creates its first file when the first record comes.
     pub fn new(journal: Arc<Journal>) -> Self {
         Self { journal, segment: None }
     }
 
-    /// Appends records with one call: all of them, or none.
+    /// Appends encoded ledger records to the worker's journal file with one system call: all of the records, or none.
     ///
     /// # Errors
     /// When the system cannot write them.

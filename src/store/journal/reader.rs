@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Reads one file in pieces, from the beginning.
+/// Reads one journal file in pieces, from the beginning. A piece is about one batch of ledger rows for the database.
 #[derive(Debug)]
 pub struct JournalReader {
     file: File,
@@ -18,7 +18,7 @@ pub struct JournalReader {
 const PIECE: u64 = 256 * 1024;
 
 impl JournalReader {
-    /// Opens the file at `path`.
+    /// Opens the journal file at `path` for reading.
     ///
     /// # Errors
     /// When the file cannot be opened.
@@ -26,7 +26,8 @@ impl JournalReader {
         Ok(Self { file: File::open(path)?, at: 0, piece: Vec::new() })
     }
 
-    /// Returns the next piece, up to `end`. The same piece comes again until [`advance`](Self::advance) is called.
+    /// Returns the next bytes of the journal file, at most one piece and not beyond the position `end`. The same bytes come again until
+    /// [`advance`](Self::advance) is called.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -38,17 +39,17 @@ impl JournalReader {
         Ok(&self.piece)
     }
 
-    /// Marks the first `length` bytes of the piece as done.
+    /// Marks the first `length` bytes of the current piece of the journal file as done. The next piece begins behind these bytes.
     pub fn advance(&mut self, length: u64) {
         self.at += length;
     }
 
-    /// Returns the current position.
+    /// Returns how many bytes of the journal file are read and done.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// Returns the current length of the file.
+    /// Returns the current length of the journal file, in bytes.
     ///
     /// # Errors
     /// When the system fails.

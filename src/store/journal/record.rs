@@ -28,7 +28,7 @@ const MAX_TERMS: usize = 3 * 1024;
 /// The shortest record has an id. So zeros at the end of a file do not look like empty records.
 const MIN_RECORD: usize = 18;
 
-/// Appends a record.
+/// Appends a ledger row to the buffer, in the format of a journal record: length, checksum, version and fields.
 pub fn encode(row: &Row<'_>, into: &mut Vec<u8>) {
     let begin = into.len();
     into.extend_from_slice(&[0; HEADER]);
@@ -151,7 +151,7 @@ fn put_number(mut number: u64, into: &mut Vec<u8>) {
     into.push(number as u8);
 }
 
-/// Why no further record follows.
+/// Why the bytes of a journal file contain no further record: the data ends, a write was interrupted, or the data is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordsEnd {
     /// The end of the data.
@@ -162,24 +162,24 @@ pub enum RecordsEnd {
     Damaged,
 }
 
-/// Iterates over the records of a piece of the journal.
+/// Iterates over the ledger rows in a piece of a journal file. Stops at the first incomplete or damaged record.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     left: &'a [u8],
 }
 
 impl<'a> Records<'a> {
-    /// Reads a piece that begins with a record.
+    /// Makes the iterator over the journal records in these bytes, which must begin with a record.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { left: bytes }
     }
 
-    /// Returns the number of bytes after the last complete record.
+    /// Returns the number of bytes that follow the last complete journal record.
     pub fn left(&self) -> usize {
         self.left.len()
     }
 
-    /// Returns the kind of the bytes after the last complete record.
+    /// Returns why no further journal record follows: the end of the data, an interrupted write, or damage.
     pub fn rest(&self) -> RecordsEnd {
         let Some((length, _)) = self.left.split_first_chunk::<4>() else {
             return if self.left.is_empty() { RecordsEnd::EndOfData } else { RecordsEnd::Torn };

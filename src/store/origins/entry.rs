@@ -13,11 +13,11 @@ use crate::{
     store::redis::LinkError,
 };
 
-/// SQLite's file in the data folder. It is separate from the ledger's: millions of its rows come and go, and it exists also where
-/// the ledger is in PostgreSQL.
+/// Name of the SQLite file of the affinity store, in the data folder. The ledger's file is another one: millions of these rows come and
+/// go, and this file also exists if the ledger is in PostgreSQL.
 pub const FILE: &str = "origins.db";
 
-/// The location of the affinity store.
+/// Where the affinity store is: an SQLite file or Redis. The affinity store knows which account and owner each id belongs to.
 #[derive(Clone, Debug)]
 pub enum OriginStoreLocation {
     /// SQLite, in this file.
@@ -27,7 +27,7 @@ pub enum OriginStoreLocation {
 }
 
 impl OriginStoreLocation {
-    /// Returns the location that a configuration names.
+    /// Returns where the affinity store is by the configuration: in Redis if replicas share ids, and else in an SQLite file.
     pub fn of(config: &Config) -> Self {
         match &config.sharing {
             Some(sharing) if config.affinity.shared => Self::Redis(sharing.redis.clone()),
@@ -35,7 +35,7 @@ impl OriginStoreLocation {
         }
     }
 
-    /// Whether other replicas use the same store.
+    /// Whether several replicas use the same affinity store, which is the case in Redis.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))
     }
@@ -51,7 +51,7 @@ impl fmt::Display for OriginStoreLocation {
     }
 }
 
-/// The stored entry of a reference.
+/// An entry of the affinity store: the account and the owner of one id, and when the id was used last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredOrigin {
     /// The account and the owner.
@@ -60,7 +60,7 @@ pub struct StoredOrigin {
     pub used_s: u32,
 }
 
-/// The values that decide whether an entry is still valid.
+/// The current time and the lifetime of entries in the affinity store. Together they decide whether an entry is still valid.
 #[derive(Clone, Copy, Debug)]
 pub struct EntryLifetime {
     /// The current time: seconds since 1970-01-01 UTC.
@@ -70,7 +70,7 @@ pub struct EntryLifetime {
 }
 
 impl EntryLifetime {
-    /// Whether an entry with this last use is still valid.
+    /// Whether an entry of the affinity store that was last used at `used_s` (seconds since 1970-01-01 UTC) is still valid.
     pub fn lasts(self, used_s: u32) -> bool {
         self.rest(used_s) > 0
     }
@@ -86,7 +86,7 @@ impl EntryLifetime {
     }
 }
 
-/// Why the store failed.
+/// Why the affinity store failed. The affinity store knows which account and owner each id belongs to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// SQLite failed.
@@ -117,7 +117,7 @@ pub enum StoreError {
     Silent,
 }
 
-/// The secret key for the hashes of one store.
+/// The random secret with which one affinity store hashes ids, so that nobody can read ids in the store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HashSecret(pub(super) [u8; Self::BYTES]);
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::domain::{origin::Reference, random::RandomBytes};
 
-/// An open affinity store, for one user.
+/// An open connection to the affinity store (an SQLite file or Redis), which knows the account and the owner of each id.
 #[derive(Debug)]
 pub struct OriginStore(Backend);
 
@@ -18,7 +18,7 @@ enum Backend {
 }
 
 impl OriginStore {
-    /// Opens the store and creates the missing parts.
+    /// Opens the affinity store. Creates what is missing there: the file, the tables and the secret of the hashes.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -29,7 +29,7 @@ impl OriginStore {
         }))
     }
 
-    /// Returns the store's hash secret. A different secret means a different store.
+    /// Returns the secret with which the affinity store hashes ids. A different secret means that the store was emptied or replaced.
     pub fn secret(&self) -> &HashSecret {
         match &self.0 {
             Backend::Sqlite(sqlite) => &sqlite.secret,
@@ -37,7 +37,7 @@ impl OriginStore {
         }
     }
 
-    /// Returns which of several replicated servers is in use; empty for a single server.
+    /// Returns which of several replicated Redis servers the affinity store uses. Empty for a single server and for SQLite.
     pub fn server(&self) -> String {
         match &self.0 {
             Backend::Sqlite(_) => String::new(),
@@ -45,7 +45,8 @@ impl OriginStore {
         }
     }
 
-    /// Returns the stored entries of references, in the same order. An empty list only checks whether the store answers.
+    /// Looks up ids in the affinity store. Returns the valid entry of each id, or none, in the same order. An empty list only checks
+    /// whether the store answers.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -61,8 +62,10 @@ impl OriginStore {
         Ok(found.into_iter().map(|entry| entry.filter(|entry| life.lasts(entry.used_s))).collect())
     }
 
-    /// Stores entries. After an error some of them may be stored, and a repeat is safe. The first origin of a reference keeps it
-    /// while its entry is valid. Returns that entry where it differs from the new one, in the order of `entries`.
+    /// Stores the account and the owner of new ids in the affinity store. The first entry of an id stays while it is valid. Returns that
+    /// entry where it differs from the new one, in the order of `entries`.
+    ///
+    /// After an error some of the entries may be stored, and a repeat is safe.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -77,8 +80,8 @@ impl OriginStore {
         }
     }
 
-    /// Deletes a few expired entries, then the oldest entries beyond `most`. Returns whether more entries are to be deleted.
-    /// Redis expires entries itself.
+    /// Deletes a few expired entries of the affinity store, then the oldest entries beyond `most`. Returns whether more entries are to be
+    /// deleted. Redis expires entries itself.
     ///
     /// # Errors
     /// When the store cannot be written.
@@ -89,7 +92,7 @@ impl OriginStore {
         }
     }
 
-    /// Closes the store cleanly.
+    /// Closes the affinity store's SQLite file. For Redis, nothing is to be done.
     pub async fn close(self) {
         match self.0 {
             Backend::Sqlite(sqlite) => sqlite.close().await,

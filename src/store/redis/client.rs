@@ -1,4 +1,4 @@
-//! Redis, as requests ask it: through the one thread that talks to Redis.
+//! The side of a worker: requests ask Redis through the one thread that talks to Redis.
 
 use std::{
     io,
@@ -23,10 +23,10 @@ use super::{
 };
 use crate::{concurrent::sharing_status::SharingStatus, config};
 
-/// The start of the process waits this long for Redis, so that the first requests are shared already.
+/// The start of the process waits this long for Redis, so that replicas share the limits from the first request on.
 const START: Duration = Duration::from_secs(1);
 
-/// Redis, for all workers.
+/// The client of Redis for the limits and budgets that replicas share. All workers of the process use this one client.
 #[derive(Debug)]
 pub struct Redis {
     messages: queue::UnboundedSender<Message>,
@@ -36,7 +36,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts the thread, and waits a moment until Redis is there.
+    /// Starts the thread that talks to Redis for shared limits. Waits a moment until Redis answers; without Redis the process starts all
+    /// the same.
     ///
     /// # Errors
     /// When the system has no thread, or the settings lead to no address.
@@ -59,23 +60,23 @@ impl Redis {
         Ok(Self { messages, status, requests: AtomicU64::new(0), patience })
     }
 
-    /// A number for a request.
+    /// Returns a new number for a request. The number names the request and its reservations in Redis.
     pub fn request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether requests ask Redis now.
+    /// Whether Redis works, so that requests ask Redis for their limits. Otherwise this process decides alone.
     pub fn is_well(&self) -> bool {
         self.status.is_well()
     }
 
-    /// How long one request waits for Redis, in all.
+    /// Returns how long one request may wait for Redis in total, over all of its questions.
     pub fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// Takes all items or none, within `patience`. None if Redis does not answer: it may have taken them. The request tells its
-    /// [end](Self::end) in any case.
+    /// Takes all of these amounts from the shared limits in Redis, or none. Returns `None` if Redis does not answer within `patience`;
+    /// Redis may have taken the amounts then. In both cases the caller must report the [end](Self::end) of the request.
     pub async fn take(&self, request: u64, items: Vec<Item>, patience: Duration) -> Option<Answer> {
         let (answer, answered) = oneshot::channel();
         if !self.is_well() {
@@ -85,7 +86,7 @@ impl Redis {
         match timeout(patience, answered).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
-                // From now on no request waits, until the thread has looked for Redis.
+                // From now on no request waits, until the thread has tested Redis.
                 if !self.status.fails() {
                     self.tell(Message::Slow);
                 }
@@ -94,31 +95,32 @@ impl Redis {
         }
     }
 
-    /// A request was admitted without Redis. Redis learns of its reservations when it is back.
+    /// Records the reservations of a request that was admitted while Redis was away. Redis gets these reservations when it is back.
     pub fn hold(&self, request: u64, items: Vec<Item>) {
         self.tell(Message::Hold { request, items });
     }
 
-    /// Counts a request that is decided without Redis.
+    /// Counts, for the metrics, a request whose limits this process decides without Redis.
     pub fn is_alone(&self) {
         self.status.alone.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A request ended: Redis gets its reservations back, and corrects its rates. Never waits.
+    /// Reports the end of a request to Redis, which gets the reservations back and the rates corrected to the real usage. Never waits.
     pub fn end(&self, request: u64, corrections: Vec<Item>) {
         self.tell(Message::End { request, corrections });
     }
 
-    /// Gives back what ended requests held, and ends the thread. No request may ask any more.
+    /// Gives the reservations of ended requests back to Redis, and ends the thread that talks to Redis. No request may use this client
+    /// afterwards.
     pub fn stop(&self) {
         let (done, is_done) = mpsc::channel();
         self.tell(Message::Stop(done));
-        // Redis ends the rest of the reservations by itself.
+        // The reservations that are left expire in Redis.
         let _ = is_done.recv_timeout(2 * LAST);
     }
 
     fn tell(&self, message: Message) {
-        // After the thread ended, Redis ends reservations by itself.
+        // After the thread has ended, the reservations expire in Redis.
         let _ = self.messages.send(message);
     }
 }

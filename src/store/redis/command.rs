@@ -12,14 +12,15 @@ use crate::domain::{
 /// Redis deletes a budget this many milliseconds after its window: requests may last longer than the window, and clocks differ.
 const KEPT: u64 = 86_400_000;
 
-/// What a request does to one limit. The keys are names in Redis.
+/// One thing that a request does to one limit or budget in Redis, for example takes a place or reserves money. The keys are names in
+/// Redis.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// Uses a rate.
     Rate {
         /// The rate.
         key: String,
-        /// Microseconds until what is used is free again.
+        /// Microseconds until the used part of the rate is free again.
         span: u64,
     },
     /// Corrects a rate to its real use. Part of [`Operation::Give`] only.
@@ -28,7 +29,7 @@ pub enum Item {
         key: String,
         /// Microseconds that were used beyond the reservation.
         more: u64,
-        /// Microseconds that were not used. Time frees them by itself: only what is left of them is given back.
+        /// Microseconds that were not used. Time frees them too, so only the part that is still taken is given back.
         back: u64,
         /// When the real use was known.
         since: Instant,
@@ -70,23 +71,23 @@ impl Item {
     }
 }
 
-/// What Redis does with the items of a request.
+/// What the script in Redis does with the reservations of a request: takes, renews, or gives them back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Takes all of them or none.
     Take,
-    /// Keeps the reservations for another while, and makes those that are missing.
+    /// Keeps the reservations for another minute, and makes missing ones again.
     Renew,
     /// Gives the reservations back. May be done several times, and late.
     Give,
 }
 
-/// One call of the script.
+/// One call of the script in Redis that decides on shared limits: an operation, and the limits of one request.
 #[derive(Debug)]
 pub struct Command {
     /// What Redis does.
     pub operation: Operation,
-    /// The name of the request in Redis. No name: the command only tells the spend of budgets.
+    /// The name of the request in Redis. Empty: the command only reports the spend of budgets.
     pub request: String,
     /// The items.
     pub items: Vec<Item>,
@@ -97,13 +98,13 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command for this request.
+    /// Makes a call of the limit script in Redis: an operation on these items of the request with this name.
     pub fn new(operation: Operation, request: String, items: Vec<Item>) -> Self {
         Self { operation, request, items, since: Instant::now(), answer: None }
     }
 }
 
-/// Answer of Redis to [`Operation::Take`].
+/// What Redis answers when a request takes amounts from shared limits: all are taken, or one limit is exceeded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The index of the item that exceeds its limit, and the microseconds to wait for it. Redis took nothing then.
@@ -112,7 +113,7 @@ pub struct Answer {
     pub states: Vec<u64>,
 }
 
-/// Tells the spend of one budget, as this process knows it at that moment.
+/// Reports the spend of one budget for Redis: the spend of this process at this moment, and that of other data folders.
 pub trait SpendSource: Send + Sync {
     /// The spend of this data folder.
     fn own(&self) -> OwnSpend;
@@ -120,7 +121,7 @@ pub trait SpendSource: Send + Sync {
     fn others(&self) -> RemoteSpend;
 }
 
-/// A budget that replicas share.
+/// A budget that several replicas share in Redis: its name there, when Redis deletes it, and its spend.
 #[derive(Clone)]
 pub struct SharedBudget {
     /// Its name in Redis.
@@ -132,7 +133,7 @@ pub struct SharedBudget {
 }
 
 impl SharedBudget {
-    /// The budget of this key.
+    /// Makes the shared budget of a key or group for one window. The name in Redis is made from its owner, model, currency and window.
     pub fn new(key: &BudgetKey, spend: Arc<dyn SpendSource>) -> Self {
         let BudgetKey { spender, name: of, model, currency, window, span } = key;
         let (currency, window) = (currency.name(), window.name());
@@ -148,8 +149,8 @@ impl fmt::Debug for SharedBudget {
     }
 }
 
-/// A name in Redis that people can read, and that belongs to one limit of one key or group, or of one model of a key. Other characters
-/// than letters, digits, `-`, `.` and `_` are written as `%` and their code.
+/// Returns a readable name in Redis for one limit of one key or group, or of one model of a key. No two limits have the same name. Other
+/// characters than letters, digits, `-`, `.` and `_` are written as `%` and their code.
 pub fn name(limit: &str, whose: Spender, name: &str, model: Option<&ModelPattern>) -> String {
     let plain = |text: &str| -> String {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);

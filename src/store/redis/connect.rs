@@ -1,4 +1,4 @@
-//! The way to a Redis: its address, a Unix socket, or what Sentinels say is the master.
+//! Connects to Redis: at an address, at a Unix socket, or at the master that Sentinels name.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::config::{self, RedisAt, RedisHost};
 /// The time limit for asking a server that Sentinels name as the new master.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// Makes connections. Each one of a Redis behind Sentinels is made to the master of that moment.
+/// Makes connections to Redis. Behind Sentinels, each new connection leads to the master of that moment.
 #[derive(Clone)]
 pub(in crate::store) struct Connector {
     way: Way,
@@ -33,11 +33,11 @@ enum Way {
     Sentinels(Sentinels),
 }
 
-/// Roots of trust as PEM; none = those that are built in.
+/// Root certificates as PEM; none = the ones that are compiled in.
 #[derive(Clone)]
 struct Trust(Option<Arc<[u8]>>);
 
-/// A connection, and which server is at its end.
+/// A connection to Redis, with the server that it leads to.
 pub(in crate::store) struct Connected {
     pub(in crate::store) connection: MultiplexedConnection,
     /// Behind Sentinels: the master, and whether another server replaced it.
@@ -51,10 +51,10 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// Reads the system's roots of trust, where connections are TLS.
+    /// Makes a connector. Reads the system's root certificates if connections use TLS.
     ///
     /// # Errors
-    /// When no connection can be made of the settings.
+    /// When the settings lead to no address.
     pub(in crate::store) fn new(place: &config::RedisSettings) -> Result<Self, LinkError> {
         let mut login = RedisConnectionInfo::default().set_db(place.database.into());
         if let Some(user) = &place.user {
@@ -83,10 +83,10 @@ impl Connector {
         Ok(Self { way, login, tls })
     }
 
-    /// Connects. `waits` bounds each step, and not all of them together.
+    /// Connects to Redis. `waits` bounds each step, and not all steps together.
     ///
     /// # Errors
-    /// When that cannot be done.
+    /// When no connection can be made.
     pub(in crate::store) async fn connect(&self, waits: &AsyncConnectionConfig) -> Result<Connected, LinkError> {
         match &self.way {
             Way::One(client) => {
@@ -137,7 +137,7 @@ impl Connector {
         let mut connection = client.get_multiplexed_async_connection_with_config(waits).await?;
         match redis::cmd("ROLE").query_async::<Vec<Value>>(&mut connection).await {
             Ok(role) if role.first() == Some(&Value::BulkString(b"master".to_vec())) => {}
-            // A user who may not ask finds out by the first write.
+            // If the user may not run this command, the first write shows whether the server is a master.
             Err(error) if error.code() == Some("NOPERM") => {}
             Ok(_) => return Err(LinkError::NoMaster(host.to_string())),
             Err(error) => return Err(error.into()),
@@ -159,7 +159,7 @@ fn client(
     login: &RedisConnectionInfo,
     tls: Option<&Trust>,
 ) -> Result<Client, redis::RedisError> {
-    // What is asked shall not wait for the answer to what was asked before.
+    // A command must not wait in the system for the acknowledgement of the command before.
     let at_once = TcpSettings::default().set_nodelay(true);
     let info = address.into_connection_info()?.set_redis_settings(login.clone()).set_tcp_settings(at_once);
     match tls {
@@ -172,8 +172,8 @@ fn client(
 }
 
 impl Trust {
-    /// The roots of the system, and beside them those of a file. Where the system has none and no file is given, those that are
-    /// built in count.
+    /// Returns the root certificates of the system and of a file. If the system has none and no file is given, the ones that are
+    /// compiled in count.
     fn of(ca_pem: Option<&[u8]>) -> Self {
         let system = rustls_native_certs::load_native_certs().certs;
         let mut pem = String::new();

@@ -23,16 +23,16 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lim
 /// The key of the epoch.
 const EPOCH: &str = "tidegate:epoch";
 
-/// A reservation that is not renewed ends after this time: its replica is gone.
+/// How long Redis keeps a reservation that is not renewed. Then the replica that took the reservation is gone.
 pub const HELD: Duration = Duration::from_secs(60);
 
-/// An answer that takes longer is a failure of the connection. Requests wait for far less.
+/// The time limit of an answer. A connection that takes longer counts as failed. Requests wait for a much shorter time.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Of so many budgets the connection knows which spend of others it told. It may tell the spend again.
+/// For this many budgets, the connection remembers which spend of others it reported. For more budgets it reports the spend again.
 const TOLD: usize = 100_000;
 
-/// A connection.
+/// One connection to Redis, for the limits and budgets that replicas share.
 #[derive(Debug)]
 pub struct Link {
     connection: MultiplexedConnection,
@@ -53,7 +53,7 @@ struct Head<'a> {
 }
 
 impl Link {
-    /// Connects to the Redis of these settings, for tests that have a clock of their own.
+    /// Connects to Redis and loads the script of the limits there. Only for tests, which have a clock of their own.
     ///
     /// # Errors
     /// When the connection fails.
@@ -63,7 +63,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Connects.
+    /// Connects to Redis, without loading the script.
     pub(super) async fn open(connector: &Connector, origin: &Arc<str>) -> Result<Self, LinkError> {
         let waits =
             AsyncConnectionConfig::new().set_connection_timeout(Some(SILENCE)).set_response_timeout(Some(SILENCE));
@@ -86,16 +86,17 @@ impl Link {
         Ok((epoch.map_err(|_| LinkError::Silent(SILENCE))??, began.elapsed()))
     }
 
-    /// Redis was emptied: the next commands tell the spend of others again.
+    /// Notes that Redis was emptied. The next commands then report the spend of other data folders to Redis again.
     pub fn forget(&mut self) {
         self.told.clear();
     }
 
-    /// Sends the commands in their order, and waits for all answers. Redis takes items in `epoch` only, or in any. `now` = microseconds
-    /// since 1970-01-01 UTC; none = the clock of the server. No answer in the place of one = another epoch.
+    /// Sends commands on limits to Redis, in their order, and waits for all answers. Redis takes items only if `epoch` is its epoch, or
+    /// is empty. `now` = microseconds since 1970-01-01 UTC; none = the clock of the server. An answer is `None` if Redis is in another
+    /// epoch.
     ///
     /// # Errors
-    /// When Redis may or may not have done any of them.
+    /// When the connection fails. Redis may or may not have done any of the commands then.
     pub async fn send(
         &mut self,
         now: Option<u64>,
@@ -141,17 +142,17 @@ impl Link {
         }
     }
 
-    /// The spend of a budget, as the script reads it. The spend of others is told once in an epoch, and again when it has changed.
+    /// Returns the spend of a budget for the script. The spend of others is reported once in an epoch, and again after a change.
     fn spend(&mut self, budget: &SharedBudget) -> String {
         let (own, others) = (budget.spend.own(), budget.spend.others());
         let mut text = format!("{} {} {}", self.origin, own.read_at, own.total);
         if self.told.len() > TOLD {
             self.told.clear();
         }
-        // A command that fails ends the connection, and a new connection tells everything again.
+        // A command that fails ends the connection, and a new connection reports everything again.
         if self.told.insert(budget.name.clone(), others.read_at) != Some(others.read_at) {
             for (origin, total) in &*others.by_origin {
-                // Writing to a string cannot fail. The replica of that data folder knows better, whenever it read the ledger.
+                // Writing to a string cannot fail. The own report of that data folder's replica has priority, so the time is 0.
                 let _ = write!(text, " {origin} 0 {total}");
             }
         }
@@ -177,7 +178,7 @@ fn write_arguments(call: &mut Cmd, head: &Head<'_>, lines: &[Line<'_>]) {
     }
 }
 
-/// The answer to a command; none where Redis decided nothing, as it is in another epoch.
+/// Returns the answer to a command; none if Redis decided nothing, because Redis is in another epoch.
 fn read_answer(answer: &[i64]) -> Option<Answer> {
     let number = |number: &i64| u64::try_from(*number).unwrap_or_default();
     let Some((&[exceeded, wait], states)) = answer.split_first_chunk() else { return Some(Answer::default()) };

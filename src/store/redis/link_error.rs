@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// An error of a connection to Redis.
+/// Why Redis, a Redis Sentinel, or the connection to one of them failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
     /// Redis or the connection reported an error.

@@ -122,7 +122,7 @@ pub(in crate::store) struct Switch {
 }
 
 impl Switch {
-    /// Asks Sentinels until they name another master, or until this is dropped. `is_master` asks the named server itself.
+    /// Asks Sentinels until they name another master, or until this future is dropped. `is_master` asks the named server itself.
     pub(super) fn watch<F>(
         sentinels: Sentinels,
         master: RedisHost,

@@ -1,8 +1,9 @@
 //! The thread that talks to Redis for all workers of this process.
 //!
-//! It sends the commands of requests in batches, one batch after the other, on one connection. While Redis is away it looks for Redis. On a
-//! new connection, and after Redis was emptied, it first tells Redis the spend of this data folder, the spend of others as the ledger
-//! shows it, and the reservations of requests in progress. Then requests ask Redis again. It waits for no other replica.
+//! The thread sends the commands of requests in batches, one batch after the other, on one connection. While Redis is away, the thread
+//! tests whether Redis is back. On a new connection, and after Redis was emptied, it first reports the spend of this data folder, the
+//! spend of other data folders as the ledger shows it, and the reservations of requests in progress. Then requests ask Redis again. The
+//! thread waits for no other replica.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,23 +29,23 @@ use crate::{concurrent::sharing_status::SharingStatus, domain::clock::Clock};
 /// Reservations are renewed four times in the time that they last.
 const RENEW: Duration = Duration::from_secs(15);
 
-/// Redis is looked at this often, also without requests: a replica without requests tells its spend once Redis was emptied.
+/// How often Redis is tested, also without requests: after Redis was emptied, a replica without requests must report its spend too.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The pauses between two looks while Redis is away: the first, and the longest.
+/// The pauses between two tests while Redis is away: the first, and the longest.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Commands in one batch. Redis needs some 4 ms for 200: requests behind them do not wait for long.
 const AT_ONCE: usize = 200;
 
-/// Commands that wait while Redis is away. The oldest are dropped: Redis ends their reservations by itself.
+/// The most commands that wait while Redis is away. The oldest are dropped: their reservations expire in Redis.
 const WAITING: usize = 50_000;
 
 /// Before the thread ends, it tries for this long to give reservations back.
 pub(super) const LAST: Duration = Duration::from_millis(500);
 
-/// The log says this often at most that Redis is away.
+/// The shortest time between two log lines that Redis is away.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// What workers tell the thread.
@@ -56,13 +57,13 @@ pub(super) enum Message {
     Hold { request: u64, items: Vec<Item> },
     /// A request ended. Its rates are corrected, and its reservations given back.
     End { request: u64, corrections: Vec<Item> },
-    /// A request waited too long for its answer.
+    /// A request waited too long for the answer of Redis.
     Slow,
     /// The process ends.
     Stop(mpsc::Sender<()>),
 }
 
-/// This process, as the other replicas see it.
+/// How this process appears to other replicas in Redis: its random number, its data folder, and its budgets with spend.
 pub struct Replica {
     /// A random number of the process.
     pub process: [u8; 8],
@@ -80,12 +81,12 @@ pub(super) struct RedisWorker {
     replica: Replica,
     /// How long a request waits for Redis.
     patience: Duration,
-    /// Hears when Redis is there.
+    /// Receives a message when Redis first answers.
     found: mpsc::Sender<()>,
     link: Option<Link>,
-    /// The epoch in which Redis was told, on this connection, all that this process knows.
+    /// The epoch in which this process has reported all spend and reservations to Redis, on this connection.
     told_in: Option<String>,
-    /// Each look brings another name for a new epoch.
+    /// Number of the next test. Each test offers another name for a new epoch.
     looks: u64,
     next_look: Instant,
     pause: Duration,
@@ -94,7 +95,7 @@ pub(super) struct RedisWorker {
     queue: VecDeque<Command>,
     /// When Redis went away, and whether the log said so.
     outage: Option<(Instant, bool)>,
-    /// When the log said so last.
+    /// When the log last said that Redis is away.
     logged: Option<Instant>,
 }
 
@@ -195,7 +196,7 @@ impl RedisWorker {
         let Self { queue, told_in, .. } = self;
         while queue.len() >= WAITING || queue.front().is_some_and(|first| first.since.elapsed() >= HELD) {
             queue.pop_front();
-            // It told a spend. All spend is told instead when Redis is back.
+            // The dropped command may have reported spend. When Redis is back, all spend is reported again.
             *told_in = None;
         }
         queue.push_back(command);
@@ -211,7 +212,7 @@ impl RedisWorker {
         held.map(|(request, items)| Command::new(Operation::Renew, request.clone(), items.clone()))
     }
 
-    /// Sends the next batch, and waits for the answers. Returns whether Redis did it.
+    /// Sends the next batch of commands, and waits for the answers. Returns whether Redis answered.
     async fn send(&mut self) -> bool {
         let Self { link, told_in, queue, status, replica, .. } = self;
         let (Some(link), Some(epoch), true) = (link, told_in, status.is_well()) else { return false };
@@ -221,7 +222,7 @@ impl RedisWorker {
         }
         match link.send(now(replica), epoch, &batch).await {
             Ok(answers) => {
-                // Requests without an answer decide alone: not before they can see that Redis is away.
+                // Requests without an answer decide alone, but only after the status says that Redis is away.
                 if answers.iter().any(Option::is_none) {
                     self.away(&LinkError::Forgot);
                 }
@@ -231,7 +232,7 @@ impl RedisWorker {
             Err(error) => {
                 self.link = None;
                 self.away(&error);
-                // It does no harm if Redis has done some of them already.
+                // A repeat of commands that Redis has done already does no harm.
                 let again = batch.into_iter().filter(|command| command.operation != Operation::Take);
                 again.rev().for_each(|command| self.queue.push_front(command));
                 false
@@ -265,11 +266,11 @@ impl RedisWorker {
         }
         (self.pause, self.next_look) = (Duration::ZERO, Instant::now() + LOOK);
         self.status.is_back();
-        // After the start nobody waits for it.
+        // After the start nobody receives this message.
         let _ = self.found.send(());
     }
 
-    /// Connects where there is no connection, and tells Redis everything where Redis does not know it.
+    /// Connects if there is no connection, and reports everything if Redis does not know it.
     async fn find(&mut self) -> Result<(), LinkError> {
         self.looks += 1;
         let new_epoch = format!("{}-{:x}", HEXLOWER.encode(&self.replica.process), self.looks);
@@ -295,7 +296,7 @@ impl RedisWorker {
         if took <= enough { Ok(()) } else { Err(LinkError::Slow(took)) }
     }
 
-    /// Tells the spend of all budgets, and the reservations of requests in progress.
+    /// Reports the spend of all budgets and the reservations of requests in progress to Redis.
     async fn tell_everything(&self, link: &mut Link) -> Result<(), LinkError> {
         link.forget();
         let tell =
@@ -307,7 +308,7 @@ impl RedisWorker {
         Ok(())
     }
 
-    /// Redis is away: no request asks it until a look finds it.
+    /// Notes that Redis is away: no request asks Redis until a test succeeds.
     fn away(&mut self, error: &LinkError) {
         self.status.fails();
         // Their requests decide alone.
@@ -325,7 +326,7 @@ impl RedisWorker {
         }
     }
 
-    /// Gives back what waits. Redis ends the rest by itself.
+    /// Gives back the reservations that wait to be given back. All others expire in Redis.
     async fn stop(mut self) {
         let _ = timeout(LAST, async { while self.send().await {} }).await;
     }

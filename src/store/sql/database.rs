@@ -24,7 +24,7 @@ const OLD: Duration = Duration::from_secs(300);
 /// The PostgreSQL advisory lock of migrations. Its number is "tidegate" in ASCII, which no other program uses.
 const MIGRATES: i64 = i64::from_be_bytes(*b"tidegate");
 
-/// An open database, for one user.
+/// An open connection to the SQL database (SQLite or PostgreSQL), which has the ledger and the stored client keys.
 #[derive(Debug)]
 pub struct Database {
     pub(super) connection: Connection,
@@ -70,7 +70,7 @@ macro_rules! on {
 pub(super) use on;
 
 impl Database {
-    /// Opens the database, creates a missing SQLite file, and runs the migrations.
+    /// Opens the SQL database for reading and writing. Creates a missing SQLite file, and runs the migrations.
     ///
     /// # Errors
     /// When one of these steps fails.
@@ -88,7 +88,7 @@ impl Database {
         }
     }
 
-    /// Opens the database read-only, while other processes may write.
+    /// Opens the SQL database read-only, without migrations. Other processes may write to the database meanwhile.
     ///
     /// # Errors
     /// When the database does not exist or does not answer.
@@ -96,7 +96,8 @@ impl Database {
         dialect::connect(place, false).await.map(Self::from)
     }
 
-    /// Whether the connection should be made again, because its address may lead to another server now. A file never needs that.
+    /// Whether the connection to PostgreSQL is so old that it should be made again, because the address may lead to another server now.
+    /// Never for SQLite.
     pub fn is_old(&self, now: Instant) -> bool {
         matches!(self.connection, Connection::Postgres(_)) && now.saturating_duration_since(self.opened) >= OLD
     }
@@ -116,7 +117,7 @@ impl Database {
         }
     }
 
-    /// Opens the database again, but creates no file: SQLite's file existed before, and its loss must not go unnoticed.
+    /// Opens the SQL database again after an error. Creates no SQLite file: the file existed before, and its loss must not go unnoticed.
     ///
     /// # Errors
     /// When the file is gone or the database cannot be opened.
@@ -131,7 +132,7 @@ impl Database {
         }
     }
 
-    /// Checks that SQLite's file is still the open one. Data written to a deleted file is lost with the process.
+    /// Checks that the path of the SQLite file still leads to the file that is open. Data written to a deleted file would be lost.
     ///
     /// # Errors
     /// When the file was deleted or replaced.
@@ -163,7 +164,7 @@ impl Database {
         Ok(())
     }
 
-    /// Closes the database cleanly.
+    /// Closes the connection to the SQL database, with a time limit of one second. Logs a failure.
     pub async fn close(self) {
         let closing = async {
             match self.connection {

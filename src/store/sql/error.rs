@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use sqlx::sqlite::SqliteError;
 
-/// Why the database failed.
+/// Why the SQL database (SQLite or PostgreSQL) failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// A statement or the connection failed.
@@ -36,7 +36,7 @@ impl DatabaseError {
         }
     }
 
-    /// Whether the database works but refuses the data of a row, now and at every further try.
+    /// Whether the database works but refuses the values of a ledger row, so that every further try would fail too.
     pub fn is_about_data(&self) -> bool {
         let error = match self {
             Self::Sql(sqlx::Error::Database(error)) => error,

@@ -66,8 +66,9 @@ fn sum_up() -> String {
 }
 
 impl Database {
-    /// Sums up one day, or a part of it, of rows older than `before` (milliseconds since 1970-01-01 UTC), and removes the rows.
-    /// The oldest day is first. `origin` is this data folder, whose rows since `own` stay. Returns the number of removed rows.
+    /// Moves ledger rows older than `before` (milliseconds since 1970-01-01 UTC) into the table of daily sums. One call moves one day,
+    /// the oldest first, or a part of the day. `origin` is the name of this data folder, whose rows since `own` stay. Returns the number
+    /// of removed rows.
     ///
     /// # Errors
     /// When the database cannot do that. Nothing is changed then.
@@ -124,7 +125,8 @@ impl Database {
         .await
     }
 
-    /// Returns the start time of the oldest open row of this data folder, if any row is open.
+    /// Returns the start time of the oldest open ledger row of the data folder `origin`, in milliseconds since 1970-01-01 UTC. `None` if
+    /// no row is open.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -139,7 +141,8 @@ impl Database {
         .await
     }
 
-    /// Returns the time before which rows of this data folder are in the daily sums instead of the ledger; 0 = none are.
+    /// Returns the time up to which ledger rows of the data folder `origin` were moved into the daily sums, in milliseconds since
+    /// 1970-01-01 UTC. 0 = none were moved.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -155,7 +158,7 @@ impl Database {
         .await
     }
 
-    /// Returns the ids of these requests that have a row.
+    /// Returns those of these request ids that have a row in the ledger.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use super::{BATCH, Database, DatabaseError, integer, on, within};
 use crate::domain::key::{RotatedSecret, StoredKey};
 
-/// The version of the stored keys.
+/// The version of the client keys in the database. Every change of a key makes a new version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// The number of changes so far.
@@ -19,7 +19,7 @@ pub struct Revision {
     pub token: String,
 }
 
-/// A change of a key. The names are fixed: column `action`.
+/// A change of a client key in the database: create, replace or delete. The names of the actions are fixed: column `action`.
 #[derive(Clone, Copy, Debug)]
 pub enum KeyChange<'a> {
     /// Adds a key.
@@ -30,7 +30,7 @@ pub enum KeyChange<'a> {
     Delete(&'a str),
 }
 
-/// The author and the time of a change.
+/// Who changes a client key in the database, and when. The audit trail records both.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangeAuthor<'a> {
     /// Unique id of the change, with a random part.
@@ -41,7 +41,7 @@ pub struct ChangeAuthor<'a> {
     pub time_ms: u64,
 }
 
-/// One entry of the audit.
+/// One entry of the audit trail: who changed which client key in the database, when and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
     /// Milliseconds since 1970-01-01 UTC.
@@ -58,7 +58,7 @@ pub struct AuditEntry {
     pub after: Option<String>,
 }
 
-/// Why a key was not changed.
+/// Why a client key in the database was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The database failed.
@@ -110,7 +110,7 @@ fn hash(key: &StoredKey) -> String {
 const COLUMNS: &str = "name, prefix, sha256, previous_sha256, previous_until_ms, disabled, created_ms, settings";
 
 impl Database {
-    /// Returns the version of the stored keys.
+    /// Returns the version of the client keys in the database, which differs after each change.
     ///
     /// # Errors
     /// When the database cannot be read, or refuses changes: after a failover, the old primary has outdated keys.
@@ -131,7 +131,8 @@ impl Database {
         .await
     }
 
-    /// Returns all keys, ordered by name, with their revision or an earlier one.
+    /// Returns all client keys in the database, ordered by name. Their version comes too, which may be older than the keys but never
+    /// newer.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -165,7 +166,8 @@ impl Database {
         Ok((revision, keys))
     }
 
-    /// Changes a key, if no key changed since `revision`.
+    /// Creates, replaces or deletes a client key in the database, and adds the audit entry. Does nothing if any key changed since
+    /// `revision`.
     ///
     /// # Errors
     /// When the keys are not as expected, or the database fails. Nothing has changed then.
@@ -229,7 +231,7 @@ impl Database {
         if written { Ok(()) } else { Err(KeyError::Raced) }
     }
 
-    /// Returns the audit entries of a key, the oldest first.
+    /// Returns the audit trail of a client key: all changes of the key, the oldest first.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -104,8 +104,9 @@ fn distinct<'a, 'r>(rows: &'a [Row<'r>]) -> Vec<&'a Row<'r>> {
 }
 
 impl Database {
-    /// Writes the rows of the data folder `origin`, and the usage that they show of other responses, in one transaction. Returns
-    /// the number of new or changed rows of each state. A known row changes nothing. An open row is replaced by the finished one.
+    /// Writes ledger rows of the data folder `origin` in one transaction. A finished row replaces an open one; a row that is already
+    /// stored changes nothing. Also stores the usage that these requests showed of earlier background responses. Returns the number of
+    /// new or changed rows of each state.
     ///
     /// # Errors
     /// When the database cannot write the rows.
@@ -170,7 +171,7 @@ impl Database {
         within(BATCH, work).await
     }
 
-    /// Deletes the rows of requests that were never sent upstream after all.
+    /// Deletes the ledger rows of requests that were recorded in advance, but never sent upstream.
     ///
     /// # Errors
     /// When the database cannot delete them.
@@ -194,9 +195,9 @@ impl Database {
         .await
     }
 
-    /// Marks open rows of `origin` as interrupted: the previous process ended while they were open. Also marks open rows of any
-    /// data folder that began before `lost` (milliseconds since 1970-01-01 UTC): a lost data folder has no next process. Each row
-    /// is charged its reservation until its real cost is known. Returns the number of rows.
+    /// Marks open ledger rows of the data folder `origin` as interrupted, because the previous process ended while they were open. Also
+    /// marks open rows of any data folder that began before `lost` (milliseconds since 1970-01-01 UTC): a lost data folder has no next
+    /// process. Each row is charged its reservation until its real cost is known. Returns the number of rows.
     ///
     /// # Errors
     /// When the database cannot write the rows.
@@ -216,7 +217,8 @@ impl Database {
         .await
     }
 
-    /// Returns the charges of a key or a group, in each of [`Currency::ALL`], exchanged by the rows' rates.
+    /// Returns what a key or group was charged between two times, as one total in each of [`Currency::ALL`]. Amounts in the other
+    /// currency are exchanged at the rate of their ledger rows.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -236,9 +238,9 @@ impl Database {
         Ok(all)
     }
 
-    /// Returns the charges of a key or a group in this currency, by data folder. Only requests count that began at `from` or
-    /// later and before `to` (milliseconds since 1970-01-01 UTC). With a `model`, only requests for this model count. Amounts in
-    /// another currency are exchanged by the row's rate, or by `rate` if the row has none.
+    /// Returns what a key or group was charged, in this currency, for each data folder. Only requests count that began at `from` or later
+    /// and before `to` (milliseconds since 1970-01-01 UTC). With a `model`, only requests for this model count. Amounts in another
+    /// currency are exchanged at the row's rate, or at `rate` if the row has none.
     ///
     /// # Errors
     /// When the database cannot be read.

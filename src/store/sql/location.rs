@@ -6,10 +6,10 @@ use secrecy::SecretString;
 
 use crate::config::{Config, Store};
 
-/// SQLite's file in the data folder.
+/// Name of the SQLite file in the data folder that has the ledger and the stored client keys.
 pub const FILE: &str = "ledger.db";
 
-/// The location of the database.
+/// Where the SQL database of the ledger is: an SQLite file, or the address of a PostgreSQL server.
 #[derive(Clone, Debug)]
 pub enum DatabaseLocation {
     /// SQLite, in this file.
@@ -24,7 +24,7 @@ pub enum DatabaseLocation {
 }
 
 impl DatabaseLocation {
-    /// Returns the location that a configuration names.
+    /// Returns where the SQL database of the ledger is by the configuration.
     pub fn of(config: &Config) -> Self {
         match &config.store {
             Store::Sqlite => Self::Sqlite(config.server.data_dir.join(FILE)),

@@ -66,7 +66,7 @@ where
     values.push_bind(usage.reported_cost.map(integer)).push_bind(usage.tier.map(ServiceTier::name));
 }
 
-/// A row that a shown usage settled.
+/// A ledger row of a background response that has just got its final usage and cost, because a later call showed them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettledRow {
     /// The new state: exact, unpriced in a part, or partial where the provider reported no tokens.
@@ -200,7 +200,7 @@ impl PolledRow {
     }
 }
 
-/// A row of a background response that is not finished, as far as known.
+/// A ledger row of a background response that, as far as Tidegate knows, is still in progress at its provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingRow {
     /// The row's id.
@@ -222,8 +222,8 @@ const ROWS: &str = "SELECT id, time_ms, upstream, credential, key_name, response
      ORDER BY id LIMIT $3";
 
 impl Database {
-    /// Returns pending rows of the data folder `origin`, and those of other data folders that began before `before`. The oldest
-    /// is first.
+    /// Returns ledger rows of background responses that are still in progress, the oldest first and at most `most`. They are those of the
+    /// data folder `origin`, and those of other data folders that began before `before`.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -249,7 +249,8 @@ impl Database {
         .await
     }
 
-    /// Writes the usage of finished responses and settles their rows. Returns the rows that this call settled.
+    /// Stores the usage of background responses that have ended, and settles their ledger rows: replaces the estimated cost. Returns the
+    /// rows that this call settled.
     ///
     /// # Errors
     /// When the database fails.
@@ -279,8 +280,9 @@ impl Database {
         Ok(settled)
     }
 
-    /// Settles pending rows whose usage has been shown: among `rows`, and among the rows of the responses that `rows` show. Store
-    /// `rows` before, so that the writer of the second half sees the first half. Returns the rows that this call settled.
+    /// Settles ledger rows of background responses whose final usage is stored: those among `rows`, and those whose usage a row of `rows`
+    /// showed. Call [`store`](Self::store) with `rows` before, so that the later of two writers sees both the row and its usage. Returns
+    /// the rows that this call settled.
     ///
     /// # Errors
     /// When the database fails.
@@ -296,7 +298,8 @@ impl Database {
         Ok(settled)
     }
 
-    /// Does the same for all pending rows: a process may have ended between storing and settling.
+    /// Settles all ledger rows of background responses whose final usage is stored. Needed at a start: the previous process may have
+    /// ended between storing and settling.
     ///
     /// # Errors
     /// When the database fails.

@@ -71,7 +71,7 @@ const COLUMNS: [(&str, &str, Kind); 50] = [
     ("told_cost", "told_cost", Kind::Amount),
 ];
 
-/// The value of one column in one row.
+/// The value of one column in one exported ledger row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
     /// No value.
@@ -88,7 +88,7 @@ pub enum Cell {
     Flag(bool),
 }
 
-/// One row.
+/// One exported ledger row, with the values of all exported columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqlRow {
     time: i64,
@@ -98,20 +98,20 @@ pub struct SqlRow {
 }
 
 impl SqlRow {
-    /// Returns the value of the column with this name; [`Cell::None`] for an unknown name.
+    /// Returns the value of this ledger row in the column with this name; [`Cell::None`] for an unknown name.
     pub fn cell(&self, name: &str) -> &Cell {
         let cell = columns().zip(&self.cells).find(|(column, _)| *column == name);
         cell.map_or(&Cell::None, |(_, cell)| cell)
     }
 }
 
-/// Returns the names of the columns.
+/// Returns the names of the columns with which ledger rows are exported.
 pub fn columns() -> impl Iterator<Item = &'static str> {
     COLUMNS.iter().map(|(name, _, _)| *name)
 }
 
 impl Database {
-    /// Returns the next rows of finished requests, the oldest first, and none after the last row. The requests began at `since`
+    /// Returns the next page of finished ledger rows, the oldest first; an empty page after the last row. The requests began at `since`
     /// or later and before `until` (milliseconds since 1970-01-01 UTC). `after` is the last row of the previous page.
     ///
     /// # Errors
@@ -120,7 +120,8 @@ impl Database {
         self.page_of(&UsageQuery { since, until, ..UsageQuery::default() }, after).await
     }
 
-    /// Returns the same for a part of the ledger.
+    /// Returns the next page of finished ledger rows that match this query (times, key and model), the oldest first. `after` is the last
+    /// row of the previous page.
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -1,4 +1,4 @@
-//! The sums of one key over the ledger.
+//! The usage and cost of one key: sums over the ledger, for a statement to the client.
 
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -11,7 +11,7 @@ use crate::domain::{
 /// The time limit of a sum, because a client waits for it.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// The usage of one key.
+/// The total usage and cost of one client key in a time span: requests, tokens, and money in each currency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyStatement {
     /// Requests that were sent upstream to an endpoint that is not free.
@@ -31,8 +31,8 @@ pub struct KeyStatement {
 }
 
 impl Database {
-    /// Returns the usage of this key by requests that began at `since` or later and before `until` (milliseconds since 1970-01-01
-    /// UTC).
+    /// Sums up the usage and cost of a client key in the ledger. Only requests count that began at `since` or later and before `until`
+    /// (milliseconds since 1970-01-01 UTC).
     ///
     /// # Errors
     /// When the database cannot be read.

@@ -15,7 +15,7 @@ use crate::domain::{
 /// Every current time zone differs from UTC by a multiple of this.
 const QUARTER_MS: i64 = 900_000;
 
-/// The dimension of the sums.
+/// What a usage report has one line for: each key, model, upstream, day, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
     /// Each client key.
@@ -37,7 +37,7 @@ pub enum GroupBy {
 }
 
 impl GroupBy {
-    /// Returns the fixed name, which is the heading of the column.
+    /// Returns the fixed name of this grouping, which is also the heading of the first column of a usage report.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -69,7 +69,7 @@ impl GroupBy {
     }
 }
 
-/// The part of the ledger to sum up, and the dimension.
+/// What a usage report or an export of the ledger covers: times, key and model, and how to group.
 #[derive(Clone, Debug)]
 pub struct UsageQuery<'a> {
     /// One line for each of these.
@@ -95,7 +95,7 @@ impl Default for UsageQuery<'_> {
     }
 }
 
-/// One line of the sums.
+/// One line of a usage report: the sums of requests, tokens and cost, for example of one key or one day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UsageTotal {
     /// Name of the line; none for requests without one.
@@ -154,7 +154,7 @@ impl UsageTotal {
         ]
     }
 
-    /// Adds another line. Sums stop at the largest number.
+    /// Adds the counts and costs of another line of a usage report to this line. A sum that is too large stays at the largest number.
     pub fn add(&mut self, other: &Self) {
         let mut other = other.clone();
         for (sum, number) in self.counts_mut().into_iter().zip(other.counts_mut()) {
@@ -178,8 +178,8 @@ impl UsageTotal {
 }
 
 impl Database {
-    /// Sums up the requests to endpoints that are not free, or to all endpoints if `by` is the endpoint. They began at `since` or
-    /// later and before `until` (milliseconds since 1970-01-01 UTC). Days are UTC days.
+    /// Returns a usage report: sums over the requests that began at `since` or later and before `until` (milliseconds since 1970-01-01
+    /// UTC). Free endpoints count only in a report by endpoint. Days are UTC days.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -187,7 +187,7 @@ impl Database {
         self.usage_of(&UsageQuery { by, since, until, ..UsageQuery::default() }).await
     }
 
-    /// Returns the same for a part of the ledger.
+    /// Returns a usage report for the part of the ledger that this query selects by times, key and model.
     ///
     /// # Errors
     /// When the database cannot be read.
