@@ -16,7 +16,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// `{"timestamp":…,"level":…,"target":…,` and the event's fields in their order.
+/// Writes an event of the log as one JSON line: `{"timestamp":…,"level":…,"target":…,` and the event's fields in their order.
 pub(super) struct JsonLine;
 
 impl<S, N> FormatEvent<S, N> for JsonLine
