@@ -154,8 +154,8 @@ impl Counter {
         state.stored = state.stored.saturating_sub(stored);
     }
 
-    /// Takes over the spend of the budget window from the copy that an earlier process left in the data folder, until the ledger
-    /// is read: the spend of this data folder and of others, and the highest threshold of which a warning was given.
+    /// Takes over the spend of the budget window from the copy in the data folder, until the ledger is read. An earlier process
+    /// left the copy: the spend of this data folder and of others, and the highest threshold of which a warning was given.
     pub fn restore(&self, own: u64, others: u64, warned: u64) {
         let mut state = self.lock();
         (state.own, state.of_others, state.is_usable) = (own, others, true);

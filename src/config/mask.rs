@@ -14,8 +14,8 @@ use super::document::Document;
 const PRIVATE: [&str; 6] = ["secret", "password", "proxy_password", "sha256", "credentials", "headers"];
 const HARMLESS: [&str; 2] = ["name", "account"];
 
-/// Returns one line of a configuration file with everything covered that may be a secret: values of private settings, values at
-/// `hidden` places (unknown settings, tables in wrong places), and comments.
+/// Returns one line of a configuration file with everything covered that may be a secret. These are values of private settings,
+/// values at `hidden` places (unknown settings, tables in wrong places), and comments.
 pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>], line: Range<usize>) -> String {
     let mut walk = Walk { text: document.text, hidden, line, covered: Vec::new(), occupied: Vec::new() };
     walk.table(document.root.get_ref(), false);

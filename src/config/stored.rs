@@ -67,8 +67,8 @@ impl Config {
         faults
     }
 
-    /// Returns why Tidegate refuses a key of the store, regardless of its own `disabled` flag. None for a key that works. `all`
-    /// are the keys of the store.
+    /// Returns why Tidegate refuses a key of the store, regardless of its own `disabled` flag. None if nothing else refuses the key.
+    /// `all` are the keys of the store.
     pub fn unusable(&self, stored: &StoredKey, all: &[StoredKey]) -> Option<&'static str> {
         let ended = stored.settings.interim && self.has_others(all);
         self.take(stored).unusable.or(ended.then_some(HAS_OTHERS))

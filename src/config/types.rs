@@ -262,7 +262,7 @@ impl PartialEq for Store {
     }
 }
 
-/// Format of log lines.
+/// Format of log lines: JSON, or text for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line.

@@ -59,7 +59,7 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
-    /// All service tiers with a price of their own. The journal stores the position in this list: add new tiers at the end only.
+    /// All service tiers other than the standard tier. The journal stores the position in this list: add new tiers at the end only.
     pub const ALL: [Self; 4] = [Self::Flex, Self::Priority, Self::Batch, Self::Other];
 
     /// The fixed name of the service tier of an answer, such as `flex`: column `service_tier`.
@@ -101,7 +101,7 @@ impl Usage {
     }
 }
 
-/// Usage of a finished background response, as Tidegate found the usage when it polled the provider. Empty where the provider
+/// Usage of a finished background response, as a later request for the response by its id showed it. Empty where the provider
 /// reported no usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolledUsage(Option<Usage>);
@@ -119,7 +119,7 @@ impl PolledUsage {
     }
 }
 
-/// Signs in an answer of reasoning that is billed but does not pass as text, such as encrypted reasoning.
+/// What an answer shows of billed reasoning that does not pass as text, such as encrypted reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
     /// Whether the answer has an item of reasoning without the text of the reasoning.

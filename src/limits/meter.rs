@@ -101,8 +101,8 @@ impl RateMeter {
         }
     }
 
-    /// Counts use of a limit per minute that Redis granted, up to a minute's worth: what was above the part of this replica shall
-    /// not block the replica for longer.
+    /// Counts use of a limit per minute that Redis granted, up to a minute's worth. Use above the part of this replica shall not
+    /// block the replica for longer.
     pub(super) fn count(&self, span: u64, now: Moment) {
         let next = |free_at: u64| {
             let used = free_at.saturating_sub(now.0);

@@ -37,7 +37,7 @@ impl UndeliveredAlerts {
         Self { file, stored_alerts: RefCell::new(stored_alerts.unwrap_or_default()) }
     }
 
-    /// All undelivered alerts, the oldest first.
+    /// Returns all alerts that the webhook has not accepted yet, the oldest first.
     pub(super) fn all(&self) -> Vec<Raised> {
         let raised = |stored: &StoredAlert| {
             let alert = Alert {

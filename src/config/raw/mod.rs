@@ -24,7 +24,7 @@ pub(in crate::config) use money::{Currency, Decimal, LongInput, Money, Price, Un
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
-/// Tidegate's configuration. `config/tidegate.toml` shows every setting with its default and the reason for it.
+/// The whole configuration file of Tidegate. `config/tidegate.toml` shows every setting with its default and the reason for it.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Tidegate configuration")]

@@ -126,8 +126,9 @@ pub struct ModelLimits {
 }
 
 impl ModelLimits {
-    /// Parses the text form of a key's limits for one model, which keys of the store use: a model or pattern, then at least one
-    /// of `rpm=`, `tpm=`, `max_in_flight=` and `budget=`, separated by white space. `budget=` may appear once for each window.
+    /// Parses a key's limits for one model from the text form that keys of the store use. The text is a model or pattern, then at
+    /// least one of `rpm=`, `tpm=`, `max_in_flight=` and `budget=`, separated by white space. `budget=` may appear once for each
+    /// window.
     ///
     /// # Errors
     /// A message that says what is wrong with the text.

@@ -89,7 +89,7 @@ impl Part {
         }
     }
 
-    /// The part of the usage that stands for a service tier: it reports that the tier has no price.
+    /// The part of the usage that reports a service tier without a price.
     pub(super) const fn of(tier: ServiceTier) -> Self {
         match tier {
             ServiceTier::Flex => Self::FlexTier,
