@@ -14,7 +14,7 @@
 use super::Recalled;
 use crate::domain::origin::Kind;
 
-/// A reference of a request, with the result of its lookup.
+/// A reference (an id of state) in a request, with what the affinity memory knows about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookedUpReference {
     /// The kind of the object.
@@ -25,20 +25,20 @@ pub struct LookedUpReference {
     pub recalled: Recalled,
 }
 
-/// What an upstream does with a reference.
+/// What an upstream does with an id in a request: looks it up, perhaps looks it up, or ignores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceRole {
-    /// The upstream looks it up.
+    /// The upstream looks the id up.
     LookedUp,
-    /// The upstream may look it up: the value resembles an id, in a field without a known meaning.
+    /// The upstream may look the value up: the value resembles an id, in a field without a known meaning.
     Perhaps,
     /// Nothing, because it is the id of a complete item.
     Whole,
-    /// The upstream looks it up inside another object of the request, and that object decides the destination.
+    /// The upstream looks the id up inside another object of the request, and that object decides the destination.
     Within,
 }
 
-/// The destination of a request. Numbers are positions in the list of references.
+/// Where a request that names state may go: to one account only, to any, or nowhere. Numbers are positions in the list of references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The same destination as without references.
@@ -52,11 +52,11 @@ pub enum Decision {
     },
     /// The same destination as without references, with this account first.
     Leaning(u64),
-    /// None: these two references pin different accounts.
+    /// No destination: these two references pin different accounts.
     Conflict(usize, usize),
-    /// None: this reference does not exist for the caller.
+    /// No destination: this reference does not exist for the caller.
     Unknown(usize),
-    /// None now: a lookup failed, so the owner of a reference is unknown.
+    /// No destination now: a lookup failed, so the owner of a reference is unknown.
     CannotTell,
 }
 
@@ -93,8 +93,8 @@ impl LookedUpReference {
     }
 }
 
-/// Decides the destination. `refuses` returns whether an unknown reference is an error, given the account that pins the
-/// request, or `None` without a pin.
+/// Decides which account may answer a request, from the references in the request. `refuses` returns whether an unknown reference
+/// is an error, given the account that pins the request, or `None` without a pin.
 pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> bool) -> Decision {
     let mut pinned: Option<(u64, usize)> = None;
     let (mut leans, mut agree) = (None, true);

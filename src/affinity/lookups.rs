@@ -28,7 +28,7 @@ struct Lookup {
 #[derive(Debug, Default)]
 struct KeyQueue {
     lookups: VecDeque<Lookup>,
-    /// How many references at its front are in the current batch.
+    /// How many references at the front of the queue are in the current batch.
     taken: usize,
 }
 
@@ -39,14 +39,14 @@ struct KeyQueues {
     turns: VecDeque<u64>,
 }
 
-/// All waiting lookups.
+/// All lookups of ids that wait for the affinity store, in one queue for each key.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     queues: Mutex<KeyQueues>,
     arrived: Notify,
 }
 
-/// The references of one read from the store.
+/// The references (hashed ids) that one read of the affinity store looks up.
 #[derive(Debug, Default)]
 pub(super) struct LookupBatch {
     pub(super) references: Vec<Reference>,
@@ -59,7 +59,8 @@ impl Lookups {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a lookup for a key. The answer keeps the order of the references. `None` = too many lookups of that key wait.
+    /// Queues the lookup of a request's references in the affinity store. The answer keeps the order of the references. `None` =
+    /// too many lookups of this key wait.
     pub(super) fn ask(
         &self,
         key: u64,
@@ -85,7 +86,7 @@ impl Lookups {
         Some(answered)
     }
 
-    /// Waits for lookups and returns the next batch, of at most `most` references.
+    /// Waits for lookups in the affinity store and returns the next batch, of at most `most` references.
     pub(super) async fn next(&self, most: usize) -> LookupBatch {
         loop {
             let batch = self.queues().take(most);
@@ -96,7 +97,7 @@ impl Lookups {
         }
     }
 
-    /// Passes the store's results on to the lookups of a batch.
+    /// Passes the results that the affinity store returned on to the waiting lookups of a batch.
     pub(super) fn answer(&self, batch: LookupBatch, found: Vec<Option<StoredOrigin>>) {
         let mut found = found.into_iter();
         let mut queues = self.queues();
@@ -108,7 +109,7 @@ impl Lookups {
         queues.remove_empty();
     }
 
-    /// Ends all waits, because the store cannot be read.
+    /// Ends the waits of all lookups without a result, because the affinity store cannot be read.
     pub(super) fn clear(&self) {
         *self.queues() = KeyQueues::default();
     }

@@ -27,7 +27,7 @@ const SHARDS: usize = 559;
 /// Bytes of one slot in a table of the standard library, with its control byte.
 const SLOT_BYTES: usize = size_of::<(Reference, StoredOrigin)>() + 1;
 
-/// The result of learning a reference.
+/// What the table of known ids did with an id from an answer: new, renewed, known, or of another owner or account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LearnResult {
     /// The reference was unknown.
@@ -42,7 +42,7 @@ pub(super) enum LearnResult {
     Taken,
 }
 
-/// The entry of a known reference.
+/// The account and the owner that memory has for an id, and whether the lifetime of this entry started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RememberedOrigin {
     pub(super) entry: StoredOrigin,
@@ -56,7 +56,7 @@ struct Shard {
     old: HashMap<Reference, StoredOrigin>,
 }
 
-/// The whole table.
+/// The table in memory with the account and the owner of each known id.
 #[derive(Debug)]
 pub(super) struct OriginTable {
     shards: Box<[Mutex<Shard>]>,
@@ -69,21 +69,21 @@ fn generation(most: usize) -> usize {
     most.div_ceil(2 * SHARDS).max(1)
 }
 
-/// Returns the most memory of so many entries, in bytes. Tables double when they are 7/8 full. The allocator keeps a part of
-/// the smaller tables from before: 61 MiB were measured where the tables are 54 MiB.
+/// Returns the most memory that the table of known ids uses for so many entries, in bytes. Tables double when they are 7/8 full.
+/// The allocator keeps a part of the smaller tables from before: 61 MiB were measured where the tables are 54 MiB.
 pub(super) fn most_bytes(entries: usize) -> u64 {
     let places = (generation(entries) * 8).div_ceil(7).next_power_of_two();
     (2 * SHARDS * places * SLOT_BYTES) as u64 / 6 * 7
 }
 
 impl OriginTable {
-    /// Creates a table for at most so many entries.
+    /// Creates a table of known ids for at most so many entries.
     pub(super) fn new(most: usize, status: Arc<AffinityStatus>) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
         Self { shards, most: AtomicUsize::new(generation(most)), status }
     }
 
-    /// Changes the bound, for entries that are learned from now on.
+    /// Changes the most entries of the table of known ids, for entries that are learned from now on.
     pub(super) fn set_max_entries(&self, most: usize) {
         self.most.store(generation(most), Ordering::Relaxed);
     }
@@ -112,7 +112,7 @@ impl OriginTable {
         changed
     }
 
-    /// Stores the origin of a reference, unless the reference is known.
+    /// Stores the account and the owner of an id in memory, unless the id is known. Returns what happened.
     pub(super) fn learn(&self, reference: Reference, origin: Origin, life: EntryLifetime) -> LearnResult {
         self.change(reference, |shard, most| {
             let Some(known) = shard.get(reference, life) else {
@@ -133,7 +133,7 @@ impl OriginTable {
         })
     }
 
-    /// Returns the entry of a reference that `by` named. Its lifetime starts again if `by` may use the reference.
+    /// Returns the account and the owner that memory has for an id. The lifetime of the entry starts again if `by` may use the id.
     pub(super) fn recall(&self, reference: Reference, by: Owner, life: EntryLifetime) -> Option<RememberedOrigin> {
         self.change(reference, |shard, most| {
             let known = shard.get(reference, life)?;
@@ -143,7 +143,7 @@ impl OriginTable {
         })
     }
 
-    /// Stores the origin that the store returned.
+    /// Puts an entry that the affinity store returned into the table in memory.
     pub(super) fn take(&self, reference: Reference, entry: StoredOrigin) {
         self.change(reference, |shard, most| {
             let known = shard.young.get(&reference).or_else(|| shard.old.get(&reference));
@@ -152,7 +152,7 @@ impl OriginTable {
         });
     }
 
-    /// Returns all entries of one shard. `None` = no such shard.
+    /// Returns all entries in one shard of the table of known ids. `None` = no such shard.
     pub(super) fn all_of(&self, shard: usize) -> Option<Vec<(Reference, StoredOrigin)>> {
         let shard = self.shards.get(shard)?.lock().unwrap_or_else(PoisonError::into_inner);
         Some(shard.young.iter().chain(&shard.old).map(|(reference, entry)| (*reference, *entry)).collect())

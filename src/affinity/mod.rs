@@ -43,12 +43,12 @@ use self::{
 pub use decide::{Decision, LookedUpReference, ReferenceRole, decide};
 pub use persistence::AffinityStoreThread;
 
-/// The longest wait of a request for a shared store. The promise is 50 ms; the rest is for timers and for a busy machine.
+/// The longest wait of a request for an affinity store that replicas share. The promise is 50 ms; the rest is for timers and load.
 pub const WAIT: Duration = Duration::from_millis(40);
 
-/// The same for the file of this process, which does not fail like a server. The file answers late while a disk syncs or the
-/// machine is busy: after a restart, every reference needs a lookup. A request without that answer fails or reaches the wrong
-/// account.
+/// The longest wait of a request for an affinity store in a file, which does not fail like a server. The file answers late while
+/// a disk syncs or the machine is busy: after a restart, every reference needs a lookup. A request without that answer fails or
+/// reaches the wrong account.
 pub const WAIT_FOR_FILE: Duration = Duration::from_secs(1);
 
 /// The most references that wait for a failed store: 5 MiB at 48 bytes each. Further references are only in memory. When the
@@ -58,12 +58,12 @@ const MAX_WAITING: usize = 100_000;
 /// The rows of the store, as a multiple of the entries in memory.
 const ROWS_PER_ENTRY: u64 = 10;
 
-/// Returns the most memory that affinity uses with so many entries, in bytes.
+/// Returns the most memory, in bytes, that the affinity memory uses with so many entries.
 pub fn most_bytes(entries: usize) -> u64 {
     memory::most_bytes(entries) + (MAX_WAITING * size_of::<(Reference, StoredOrigin)>()) as u64
 }
 
-/// The affinity memory of this process.
+/// The affinity memory of this process: remembers the account and the owner of each id that an answer gave to a client.
 #[derive(Debug)]
 pub struct AffinityMemory {
     memory: OriginTable,
@@ -78,7 +78,7 @@ pub struct AffinityMemory {
     status: Arc<AffinityStatus>,
 }
 
-/// The result of a lookup.
+/// What the affinity memory knows about an id in a request: its account and owner, or why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recalled {
     /// The reference belongs to the caller or to the caller's group.
@@ -93,7 +93,7 @@ pub enum Recalled {
 }
 
 impl Recalled {
-    /// Returns the origin, whatever the owner: `encrypted_content` is bound to its account and not to a key.
+    /// Returns account and owner of an id, whoever owns it: `encrypted_content` is bound to its account and not to a key.
     pub fn anyones(self) -> Option<Origin> {
         match self {
             Self::Own(origin) | Self::Foreign(origin) | Self::CannotTell(Some(origin)) => Some(origin),
@@ -120,7 +120,7 @@ impl Recalled {
     }
 }
 
-/// A reference that an answer reveals.
+/// An id that an answer reveals, as the affinity memory learns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnedReference {
     /// The reference.
@@ -131,7 +131,7 @@ pub struct LearnedReference {
     pub is_opaque: bool,
 }
 
-/// The number of references that were queued for the store so far.
+/// How many new ids were queued for the affinity store so far. An answer waits until its ids up to this number are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "with a shared store, what is new is waited for before anybody hears of it: Origins::shared"]
 pub struct LearnedCount(u64);
@@ -179,7 +179,7 @@ impl AffinityMemory {
         }
     }
 
-    /// Applies settings that a reload may change.
+    /// Applies changed `[affinity]` settings of a reload to the affinity memory.
     pub fn configure(&self, settings: &config::AffinitySettings) {
         self.memory.set_max_entries(settings.max_entries);
         self.ttl_s.store(ttl_s(settings.ttl), Ordering::Relaxed);
@@ -190,17 +190,17 @@ impl AffinityMemory {
         EntryLifetime { now_s: ttl_s(now), ttl_s: self.ttl_s.load(Ordering::Relaxed) }
     }
 
-    /// Stores the origin of references, and never waits. `now` = the time since 1970-01-01 UTC. The next lookup in this process
-    /// finds them. A reference of another owner or of another account keeps its origin.
+    /// Remembers the account and the owner of these ids, and never waits. `now` = the time since 1970-01-01 UTC. The next lookup
+    /// in this process finds them. An id of another owner or of another account keeps its origin.
     pub fn learn(&self, references: &[Reference], origin: Origin, now: Duration) -> LearnedCount {
         let learned =
             |reference: &Reference| LearnedReference { reference: *reference, is_made: false, is_opaque: false };
         self.learn_answer(&references.iter().map(learned).collect::<Vec<_>>(), origin, now)
     }
 
-    /// Stores the references of an answer. An account may give the same id to several owners, as a relay with a cache or with
-    /// constant ids does. Each of these owners may use the id. The first owner keeps the entry; the others get an entry of
-    /// their own beside it.
+    /// Remembers the ids of an answer. An account may give the same id to several owners, as a relay with a cache or with
+    /// constant ids does. Each of these owners may use the id. The first owner keeps the entry; the others get an entry of their
+    /// own beside it.
     pub fn learn_answer(&self, learned_references: &[LearnedReference], origin: Origin, now: Duration) -> LearnedCount {
         let life = self.life(now);
         let (mut rows, mut new, mut taken) = (Vec::new(), 0, 0);
@@ -245,18 +245,18 @@ impl AffinityMemory {
         }
     }
 
-    /// Whether upstreams give ids whose text does not reveal their kind. Then requests must be searched for such texts.
+    /// Whether upstreams give ids whose text does not show their kind, such as UUIDs. Then requests must be searched for such texts.
     pub fn has_opaque(&self) -> bool {
         self.rare_events.has_happened(RareEvent::Opaque)
     }
 
-    /// Counts references of an answer with too many to learn.
+    /// Counts ids of an answer that were not remembered, because the answer had too many.
     pub fn count_skipped(&self, references: u64) {
         self.status.skipped.fetch_add(references, Ordering::Relaxed);
     }
 
-    /// Looks up the references that `by` named, and keeps their order. Memory answers at once for references of `by`. The store
-    /// gets a lookup for all others, also for known references of another owner, so that the time reveals nothing.
+    /// Looks up the ids that a request of `by` names, and keeps their order. Memory answers at once for ids of `by`. The store
+    /// gets a lookup for all others, also for known ids of another owner, so that the time reveals nothing.
     pub async fn recall_all(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
         let mut recalled = Vec::with_capacity(references.len());
         let mut asked = Vec::new();
@@ -288,7 +288,7 @@ impl AffinityMemory {
         recalled
     }
 
-    /// Looks up references in memory alone, and keeps their order. For references that matter too little to wait for the store.
+    /// Looks up ids of a request in memory alone, and keeps their order. For ids that matter too little to wait for the store.
     pub fn recall_from_memory(&self, references: &[Reference], by: Owner, now: Duration) -> Vec<Recalled> {
         let remembered = self.remembered(references, by, now).into_iter();
         let recalled: Vec<_> = remembered.map(|origin| Recalled::of(origin, by)).collect();
@@ -343,7 +343,7 @@ impl AffinityMemory {
         Recalled::of(stored.map(|entry| entry.origin).or_else(|| known.anyones()), by)
     }
 
-    /// Whether the store is slow or fails for all requests, and gets no lookups.
+    /// Whether the affinity store is slow or fails for all requests, and gets no lookups.
     pub fn is_down(&self) -> bool {
         self.status.read_fails.load(Ordering::Relaxed)
     }
@@ -362,13 +362,13 @@ impl AffinityMemory {
         timeout(self.max_wait(), answer).await.ok()?.ok()
     }
 
-    /// Whether an answer must wait before the client gets the references up to `mark`: [`AffinityMemory::shared`].
+    /// Whether an answer must wait before the client gets its new ids, up to `mark`: [`AffinityMemory::shared`].
     pub fn must_wait_for(&self, mark: LearnedCount) -> bool {
         self.is_shared && mark != LearnedCount(0) && !self.status.write_fails.load(Ordering::Relaxed)
     }
 
-    /// Waits until all replicas can know the references up to `mark`, at most [`WAIT`]. Does not wait for an unshared or slow
-    /// store. Returns whether the replicas can know them.
+    /// Waits until all replicas can know the new ids of an answer, up to `mark`, at most [`WAIT`]. Does not wait for an unshared
+    /// or slow store. Returns whether the replicas can know them.
     pub async fn shared(&self, mark: LearnedCount) -> bool {
         if !self.is_shared || mark == LearnedCount(0) {
             return true;

@@ -12,7 +12,7 @@ use crate::{
     proxy::explain::{ExplainQuery, explain as explain_route},
 };
 
-/// Query parameters: `key=NAME&model=MODEL`, and optionally `cache_key=TEXT` and `surface=NAME`.
+/// Query parameters of `GET /explain`: `key=NAME&model=MODEL`, and optionally `cache_key=TEXT` and `surface=NAME`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExplainParameters {
@@ -22,7 +22,7 @@ pub(super) struct ExplainParameters {
     surface: Option<String>,
 }
 
-/// Answers with the explanation, or with what is wrong in the query.
+/// Answers `GET /explain` on the admin plane: why a request would go to which upstream, or what is wrong in the query.
 pub(super) async fn explain(
     State(admin): State<AdminPlane>,
     query: Result<Query<ExplainParameters>, QueryRejection>,

@@ -7,8 +7,7 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use super::DataPlane;
 use crate::{metering::DisconnectRecord, proxy::RequestArrival};
 
-/// Id of the request, and the record of why its connection ends. Every handler of the API takes this extractor, so that every
-/// request has both.
+/// What every API handler extracts from a request: the new id of the request, and the record of why its client disconnects.
 ///
 /// This is an extractor and not a layer, because a layer would box one more future for each request.
 pub(super) struct ArrivedRequest(pub(super) RequestArrival);

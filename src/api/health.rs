@@ -7,17 +7,17 @@ use serde_json::json;
 
 use super::state::{AdminPlane, DataPlane};
 
-/// `GET /healthz`: liveness. Always 200.
+/// Answers `GET /healthz`: liveness. The status is always 200.
 pub(super) async fn live() -> StatusCode {
     StatusCode::OK
 }
 
-/// `GET /readyz` on the data plane: readiness as a status without a body.
+/// Answers `GET /readyz` on the data plane: readiness as a status without a body.
 pub(super) async fn ready(State(data): State<Arc<DataPlane>>) -> StatusCode {
     data.health.status()
 }
 
-/// `GET /readyz` on the admin plane: readiness with the reasons.
+/// Answers `GET /readyz` on the admin plane: readiness, with the reasons as JSON.
 pub(super) async fn detail(State(admin): State<AdminPlane>) -> impl IntoResponse {
     let health = &admin.health;
     let idle = health.idle.read().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use axum::{
 use super::AdminPlane;
 use crate::metrics::CONTENT_TYPE;
 
-/// All metrics in the format of Prometheus.
+/// Answers `GET /metrics` with all metrics of the process, in the format of Prometheus.
 pub(super) async fn text(State(admin): State<AdminPlane>) -> Response {
     admin.data.proxy.tables().show(&admin.metrics);
     match admin.metrics.text() {

@@ -28,9 +28,9 @@ use crate::domain::endpoint::Endpoint::*;
 
 use v1::relay::relay;
 
-/// All routes of the data plane. Raw paths match exactly, with and without `/v1`: many users omit `/v1` in the base URL
-/// (docs/wire.md, section 1). Tidegate never redirects. Paths such as `/responses/models` show that a client's base URL ends in
-/// `/responses`, and the error answer says so. `domain::endpoint` checks the ids in paths.
+/// Makes the router with all routes of the data plane. Raw paths match exactly, with and without `/v1`: many users omit `/v1` in
+/// the base URL (docs/wire.md, section 1). Tidegate never redirects. Paths such as `/responses/models` show that a client's base
+/// URL ends in `/responses`, and the error answer says so. `domain::endpoint` checks the ids in paths.
 pub fn data(state: Arc<DataPlane>) -> Router {
     let routes = |router: Router<Arc<DataPlane>>, base: &str| {
         let at = |path: &str| format!("{base}{path}");
@@ -73,7 +73,7 @@ pub fn data(state: Arc<DataPlane>) -> Router {
         .with_state(state)
 }
 
-/// All routes of the admin plane.
+/// Makes the router with all routes of the admin plane: health, readiness, metrics and `/explain`.
 pub fn admin(state: AdminPlane) -> Router {
     let routes = Router::new()
         .route("/healthz", get(health::live))
@@ -83,7 +83,7 @@ pub fn admin(state: AdminPlane) -> Router {
     with_layers(routes).with_state(state)
 }
 
-/// A router with `/metrics` only.
+/// Makes the router of the listener that serves `/metrics` only.
 pub fn metrics_only(state: AdminPlane) -> Router {
     with_layers(Router::new().route("/metrics", get(metrics::text))).with_state(state)
 }

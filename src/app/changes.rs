@@ -8,7 +8,7 @@ use crate::config::{Config, Key, Model, ModelPrice, Server};
 /// The most names in one log field. A longer list helps nobody.
 const MAX_NAMES: usize = 20;
 
-/// The difference between two configurations.
+/// The difference between the running configuration and a new one: names of upstreams, models, keys and settings, for the log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     pub(super) upstreams: ListChanges,
@@ -18,7 +18,7 @@ pub(super) struct Changes {
     pub(super) settings: Vec<&'static str>,
 }
 
-/// The entries of a list that were added, removed or changed.
+/// Names of the entries in a list of the configuration (such as `[[models]]`) that a reload adds, removes or changes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ListChanges {
     added: Vec<String>,
@@ -26,7 +26,7 @@ pub(super) struct ListChanges {
     changed: Vec<String>,
 }
 
-/// Resets the settings that need a restart to their values in `running`. Returns the names of those that differed.
+/// Resets the settings of a new configuration that need a restart to their values in `running`. Returns the names of those that differed.
 pub(super) fn keep_running_settings(running: &Config, read: &mut Config) -> Vec<&'static str> {
     fn keep<T: PartialEq + Clone>(name: &'static str, running: &T, next: &mut T) -> Option<&'static str> {
         let kept = (running != next).then_some(name);
@@ -57,7 +57,7 @@ pub(super) fn keep_running_settings(running: &Config, read: &mut Config) -> Vec<
 }
 
 impl Changes {
-    /// The difference between the running configuration and the next one. `None` if they are equal.
+    /// Compares the running configuration with the next one. Returns the difference, or `None` if they are equal.
     pub(super) fn between(running: &Config, next: &Config) -> Option<Self> {
         if running == next {
             return None;
@@ -127,7 +127,7 @@ impl Changes {
         Some(if changes == Self::default() { Self { settings: vec!["order"], ..changes } } else { changes })
     }
 
-    /// The names of the changed settings for the log, or `None`.
+    /// The names of the settings that a reload changes, as text for the log. `None` if there are none.
     pub(super) fn settings(&self) -> Option<String> {
         (!self.settings.is_empty()).then(|| self.settings.join(", "))
     }
@@ -157,7 +157,7 @@ impl ListChanges {
         names
     }
 
-    /// The text for the log, or `None` if nothing changed.
+    /// The names of the entries that a reload adds, removes or changes, as text for the log. `None` if nothing changed.
     pub(super) fn summary(&self) -> Option<String> {
         (*self != Self::default()).then(|| self.to_string())
     }

@@ -12,7 +12,7 @@ use crate::{
     server::{Certificates, Client, Deadlines, FramingError, Observer, Rejection},
 };
 
-/// The connection deadlines of a configuration.
+/// Converts the `[timeouts]` of a configuration to the deadlines of client connections.
 pub(super) fn deadlines(timeouts: &Timeouts) -> Deadlines {
     Deadlines {
         first_byte: timeouts.first_byte,
@@ -22,13 +22,13 @@ pub(super) fn deadlines(timeouts: &Timeouts) -> Deadlines {
     }
 }
 
-/// The certificates for TLS handshakes. `None` if the data plane uses plain HTTP.
+/// The certificate of a configuration for TLS handshakes with clients. `None` if the data plane uses plain HTTP.
 pub(super) fn certificates(config: &Config) -> Option<Arc<Certificates>> {
     let identity = config.server.tls.as_ref()?;
     Some(Arc::new(Certificates::new(Arc::clone(&identity.certified))))
 }
 
-/// Counts the connections of clients in the metrics.
+/// The observer of the HTTP server: counts client connections in the metrics, and records for each one why its client disconnected.
 #[derive(Debug, Default)]
 pub(super) struct ClientConnections(pub(super) Arc<Metrics>);
 

@@ -2,13 +2,13 @@
 
 use crate::domain::key::StoredKey;
 
-/// A command for the reloader thread.
+/// A command for the thread that reloads the configuration: reload, use these keys of the store, or end.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Read it again now.
+    /// Read the configuration again now.
     Reload,
-    /// These are the keys of the store from now on.
+    /// Use these keys of the store from now on.
     Keys(Vec<StoredKey>),
-    /// The gateway ends.
+    /// End the thread, because the gateway ends.
     End,
 }

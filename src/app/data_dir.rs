@@ -8,7 +8,7 @@ use std::{
 
 use crate::store::files;
 
-/// A locked data folder. Dropping this value unlocks the folder.
+/// The data folder of this process, locked so that no other process uses it. Dropping this value unlocks the folder.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
@@ -60,8 +60,8 @@ pub enum DataDirError {
 }
 
 impl DataDir {
-    /// Creates the folder if it is missing, and locks it. The system releases the lock when the process ends for any
-    /// reason.
+    /// Creates the data folder if it is missing, and locks it for this process. The system releases the lock when the process
+    /// ends for any reason.
     ///
     /// # Errors
     /// If another process holds the lock, or the folder cannot be written.
@@ -83,12 +83,12 @@ impl DataDir {
         }
     }
 
-    /// The path of a file in the folder.
+    /// The path of a file with this name in the data folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Reads a file of the folder. `None` if the file does not exist.
+    /// Reads a file of the data folder as text. `None` if the file does not exist.
     ///
     /// # Errors
     /// If the file exists and cannot be read.
@@ -101,7 +101,7 @@ impl DataDir {
         }
     }
 
-    /// Writes a file that only its owner can read. The file is replaced as a whole or not at all.
+    /// Writes a file of the data folder that only its owner can read. The file is replaced as a whole or not at all.
     ///
     /// # Errors
     /// If the file cannot be written.

@@ -4,9 +4,9 @@
 #[cfg(unix)]
 const OTHER_FILES: u64 = 64;
 
-/// The number of client connections to accept: `wanted`, or fewer if the limit of open files is too low. A request
-/// needs two files. If clients used all of them, Tidegate could not open a connection to an upstream for any. The soft
-/// limit, usually 1024, exists for programs that use `select`; this function raises the soft limit to the hard limit.
+/// Returns how many client connections to accept: `wanted`, or fewer if the limit of open files is too low. A request needs two
+/// files. If clients used all of them, Tidegate could not open a connection to an upstream for any. The soft limit, usually 1024,
+/// exists for programs that use `select`; this function raises the soft limit to the hard limit.
 #[cfg(unix)]
 pub(super) fn connections(wanted: usize) -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,7 +39,7 @@ pub(super) fn connections(wanted: usize) -> usize {
     affordable.min(wanted)
 }
 
-/// Other systems have no such limit.
+/// Returns how many client connections to accept: always `wanted`, because this system has no limit of open files.
 #[cfg(not(unix))]
 pub(super) fn connections(wanted: usize) -> usize {
     wanted

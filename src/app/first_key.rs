@@ -16,14 +16,13 @@ use crate::{
 const KEY_FILE: &str = "first-key";
 const KEY_NAME: &str = "first";
 
-/// A new key that is not stored before [`store`] is called.
+/// The first client key, newly made and not yet stored: [`store`] stores the key.
 pub(super) struct NewKey {
     secret: SecretString,
     pub(super) key: StoredKey,
 }
 
-/// Creates the first key if neither the configuration nor the store has a key. If the store could not be read, creates
-/// none.
+/// Makes the first client key if neither the configuration nor the store has a key. Makes none if the store could not be read.
 pub(super) fn create_if_none(
     declared_in_file: usize,
     stored: &StoredKeys,
@@ -45,8 +44,8 @@ pub(super) fn create_if_none(
     Ok(Some(NewKey { secret, key }))
 }
 
-/// Stores the new key. The start calls this last: if a later step failed, the store would hold a key that nobody saw.
-/// Returns the key if it must be shown now, because no file holds it.
+/// Stores the first client key. The start calls this last: if a later step failed, the store would hold a key that nobody saw.
+/// Returns the secret of the key if it must be shown now, because no file holds it.
 pub(super) fn store(
     made: NewKey,
     stored: &mut StoredKeys,
@@ -79,7 +78,7 @@ pub(super) fn store(
     Ok(context.terminal.then_some(secret))
 }
 
-/// Removes the file of the first key when the key ends because another key is declared.
+/// Removes the file with the first client key if that key has ended because another key is declared.
 pub(super) fn remove_file_if_ended(config: &Config, stored: &[StoredKey]) {
     let file = config.server.data_dir.join(KEY_FILE);
     let has_ended = || stored.iter().any(|key| key.settings.interim) && config.has_others(stored);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-/// How long a graceful shutdown may take.
+/// How long a graceful shutdown may take: the delay before new connections are refused, and the time to drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grace {
     /// How long Tidegate still accepts connections after readiness fails, so that load balancers notice.
@@ -14,15 +14,17 @@ pub struct Grace {
     pub limit: Duration,
 }
 
-/// The current grace. It is read when the shutdown begins, so that a reload can change it.
+/// The current times of a graceful shutdown. A shutdown reads them when it begins, so that a reload before it can change them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedGrace(Arc<Mutex<Grace>>);
 
 impl SharedGrace {
+    /// How long a graceful shutdown that begins now may take.
     pub(super) fn get(&self) -> Grace {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sets how long a graceful shutdown may take, after a reload.
     pub(super) fn set(&self, grace: Grace) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = grace;
     }

@@ -17,7 +17,7 @@ use crate::{
     server::{Certificates, Deadlines, Shutdown},
 };
 
-/// Reloads or shuts down a gateway from any thread.
+/// Control of a running gateway: reloads it or shuts it down, from any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) data: Shutdown,
@@ -34,7 +34,7 @@ pub struct Handle {
     pub(super) config: watch::Sender<Arc<Config>>,
 }
 
-/// The parts of a handle that are created elsewhere.
+/// The parts of a gateway's handle that are created elsewhere, such as its certificates and its reloader.
 pub(super) struct HandleParts {
     pub(super) health: Arc<Health>,
     /// None where the data plane speaks plain http.
@@ -60,7 +60,7 @@ impl Handle {
         (handle, latest_deadlines, latest)
     }
 
-    /// Applies the settings that belong to the gateway as a whole and may change while it runs.
+    /// Applies the settings of a configuration that belong to the whole gateway and may change while it runs, such as timeouts.
     pub(super) fn configure(&self, config: &Config) {
         self.health.configure(config);
         self.deadlines.send_replace(clients::deadlines(&config.timeouts));
@@ -83,26 +83,25 @@ impl Handle {
         }
     }
 
-    /// How long a shutdown that begins now may take.
+    /// How long a graceful shutdown that begins now may take.
     pub fn grace(&self) -> Grace {
         self.grace.get()
     }
 
-    /// Announces the shutdown: readiness fails, requests are still served, and no connection stays open after its
-    /// answer.
+    /// First step of the shutdown: readiness fails, requests are still served, and no connection stays open after its answer.
     pub fn leave(&self) {
         self.health.drain();
         self.data.leave();
     }
 
-    /// Accepts no more connections. Requests in progress continue.
+    /// Second step of the shutdown: the gateway accepts no more connections. Requests in progress continue.
     pub fn drain(&self) {
         self.health.drain();
         self.data.drain();
         self.end_reloads();
     }
 
-    /// Ends all connections and requests now.
+    /// Last step of the shutdown: the gateway ends all connections and requests now.
     pub fn stop(&self) {
         self.health.drain();
         self.data.stop();
@@ -115,12 +114,12 @@ impl Handle {
         let _ = self.reloader.send(Command::End);
     }
 
-    /// The affinity memory: which account created which id.
+    /// The affinity memory of the gateway, which knows the account that created each id.
     pub fn origins(&self) -> &Arc<AffinityMemory> {
         &self.origins
     }
 
-    /// Whether `stop` cut a request that was in progress.
+    /// Whether the shutdown cut a request that was still in progress.
     pub fn cut_requests(&self) -> bool {
         self.data.cut_requests()
     }

@@ -42,7 +42,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The file of the snapshot in the data folder. It holds hashes of keys only.
 const SNAPSHOT: &str = "keys.json";
 
-/// The keys of the store as they were read.
+/// The client keys of the store as one reading found them, with their revision number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StoredKeysReading {
     #[serde(flatten)]
@@ -58,7 +58,7 @@ fn block_on_thread<T: Send>(runtime: &Runtime, work: impl Future<Output = T> + S
     })
 }
 
-/// The keys of the store, and the database that they come from.
+/// Reads the client keys of the store from the database, and keeps a snapshot of them in the data folder.
 #[derive(Debug)]
 pub(super) struct StoredKeys {
     location: DatabaseLocation,
@@ -76,7 +76,7 @@ pub(super) struct StoredKeys {
 }
 
 impl StoredKeys {
-    /// Reads the keys from the database, or from the snapshot if the database is unavailable.
+    /// Reads the client keys from the database, or from the snapshot in the data folder if the database is unavailable.
     pub(super) fn open(
         location: DatabaseLocation,
         data_dir: &DataDir,
@@ -104,18 +104,18 @@ impl StoredKeys {
         Ok(keys)
     }
 
-    /// Whether neither the database nor the snapshot could be read, so that the keys are unknown.
+    /// Whether the client keys of the store are unknown, because neither the database nor the snapshot could be read.
     pub(super) fn are_unread(&self) -> bool {
         self.status.unread.load(Ordering::Acquire)
     }
 
-    /// Creates a key, unless another process created one with the same name.
+    /// Creates a client key in the database. Fails if another process created a key with the same name or changed the keys.
     pub(super) fn create(&mut self, key: &StoredKey, author: ChangeAuthor<'_>) -> Result<(), KeyError> {
         let Some(database) = &mut self.database else { return Err(DatabaseError::Silent(START_TIMEOUT).into()) };
         block_on_thread(&self.runtime, database.change_key(&self.stored.revision, KeyChange::Create(key), author))
     }
 
-    /// Reads the keys again. `None` if they did not change.
+    /// Reads the client keys from the database again. `None` if they did not change.
     pub(super) fn read(&mut self) -> Result<Option<StoredKeysReading>, DatabaseError> {
         self.read_within(Duration::MAX)
     }
@@ -163,7 +163,7 @@ impl StoredKeys {
         read
     }
 
-    /// Stores the keys that were read, and writes the snapshot.
+    /// Keeps the client keys that a reading found, and writes the snapshot of them.
     pub(super) fn take(&mut self, stored: StoredKeysReading) {
         self.status.unread.store(false, Ordering::Release);
         self.stored = stored;
@@ -181,7 +181,8 @@ impl StoredKeys {
         self.status.stored.store(self.stored.keys.len() as u64, Ordering::Relaxed);
     }
 
-    /// Looks for changes until the other end of `stop` is dropped, and sends each change to the reloader.
+    /// Starts a thread that looks for changed client keys in the database once a second, and sends each change to the reloader.
+    /// The thread ends when the other end of `stop` is dropped.
     pub(super) fn watch(mut self, reloader: Sender<Command>, stop: Receiver<()>) -> io::Result<()> {
         let run = move || {
             let mut logged: Option<Instant> = None;

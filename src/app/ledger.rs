@@ -17,16 +17,16 @@ use crate::{
 
 /// The folder of the journal in the data folder.
 const JOURNAL_FOLDER: &str = "journal";
-/// A start waits this long for the spend of the budgets, which the database holds.
+/// The longest time that a start waits until the spend of the budgets is read from the ledger database.
 pub(super) const SPEND_TIMEOUT_AT_START: Duration = Duration::from_secs(2);
-/// A reload waits this long. The feed thread reads the database every 200 ms. A changed key waits for its spend too,
-/// and a change must take effect within two seconds.
+/// The longest time that a reload waits until the spend of new budgets is read. The feed thread reads the database every 200 ms.
+/// A changed key waits for its spend too, and a change must take effect within two seconds.
 pub(super) const SPEND_TIMEOUT_AT_RELOAD: Duration = Duration::from_millis(750);
 
 /// The file in the data folder that holds the folder's id.
 const ORIGIN_FILE: &str = "origin";
 
-/// All parts of the ledger.
+/// All parts of the ledger of a running gateway: the journal, the writers of the workers, and the threads of the database.
 #[derive(Debug)]
 pub(super) struct Ledgers {
     journal: Arc<Journal>,
@@ -38,7 +38,7 @@ pub(super) struct Ledgers {
 }
 
 impl Ledgers {
-    /// Opens the journal and starts to copy its rows to the database.
+    /// Opens the journal of the ledger and starts the threads that copy its rows to the database.
     pub(super) fn start(
         config: &Config,
         data_dir: &DataDir,
@@ -68,13 +68,13 @@ impl Ledgers {
         ledger
     }
 
-    /// Takes the poller of background responses. Only one worker runs it.
+    /// Takes the poller, which asks providers for background responses. Only one worker runs the poller: later calls return `None`.
     pub(super) fn poller(&mut self) -> Option<Polling> {
         self.poller.take()
     }
 
-    /// Writes all waiting rows to the journal and to the database. The caller makes sure that no request settles any
-    /// more.
+    /// Ends the ledger at a shutdown: writes all waiting rows to the journal and to the database. The caller makes sure that no
+    /// request settles any more.
     pub(super) fn end(self) {
         for ledger in self.of_workers {
             if !ledger.flush() {
@@ -88,8 +88,8 @@ impl Ledgers {
     }
 }
 
-/// The id of this data folder, created once. It identifies the process in a shared database and among the replicas that
-/// share limits.
+/// Returns the id of this data folder, and creates the id once. It identifies the process in a shared database and among the
+/// replicas that share limits.
 pub(super) fn origin(data_dir: &DataDir, random_bytes: RandomBytes) -> Result<Arc<str>, StartError> {
     if let Some(origin) = data_dir.read(ORIGIN_FILE)?.filter(|text| !text.trim().is_empty()) {
         return Ok(origin.trim().into());
@@ -99,8 +99,7 @@ pub(super) fn origin(data_dir: &DataDir, random_bytes: RandomBytes) -> Result<Ar
     Ok(origin.into())
 }
 
-/// Runs a worker's `work`. Beside it runs the worker's ledger writer and, on the first worker, the poller of background
-/// responses.
+/// Runs a worker together with its ledger writer and, on the first worker, with the poller of background responses.
 pub(super) async fn run_with_ledger(
     ledger: Arc<Ledger>,
     poller: Option<impl Future<Output = ()>>,

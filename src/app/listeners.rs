@@ -10,7 +10,8 @@ use crate::{
     server::{self, Listener},
 };
 
-/// All bound listeners. All are bound before any thread starts, so that a failed bind starts nothing.
+/// All bound listeners of the gateway: data plane, admin plane, metrics. All are bound before any thread starts, so that a failed
+/// bind starts nothing.
 pub(super) struct BoundListeners {
     pub(super) data: Vec<Listener>,
     pub(super) listen: Listen,
@@ -21,7 +22,7 @@ pub(super) struct BoundListeners {
 }
 
 impl BoundListeners {
-    /// Binds the listeners inside this runtime: tokio requires one.
+    /// Binds all listeners of the gateway inside this runtime: tokio requires one.
     pub(super) fn new(runtime: &Runtime, settings: &config::Server) -> Result<Self, StartError> {
         let _inside = runtime.enter();
         let (data, listen) = listeners(&settings.listen, settings.workers, "listen")?;

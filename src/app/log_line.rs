@@ -19,7 +19,7 @@ use tracing_subscriber::{
 /// Enough bytes for nearly every line.
 const LINE: usize = 1024;
 
-/// Formats a log line as `{"timestamp":…,"level":…,"target":…,` and the event's fields in their order.
+/// Writes an event of the log as one JSON line: `{"timestamp":…,"level":…,"target":…,` and the event's fields in their order.
 pub(super) struct JsonLine;
 
 impl<S, N> FormatEvent<S, N> for JsonLine

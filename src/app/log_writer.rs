@@ -18,7 +18,7 @@ const COALESCE: Duration = Duration::from_millis(5);
 /// many.
 const MAX_BUFFERED: usize = 1024 * 1024;
 
-/// Accepts log lines. All clones share one buffer.
+/// Accepts log lines and keeps them in memory, for the thread that writes them. All clones share one buffer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LogWriter(Arc<Buffer>);
 
@@ -43,8 +43,7 @@ impl Buffer {
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `out`. Dropping the returned [`Flush`] writes all waiting lines and ends the
-    /// thread.
+    /// Starts the thread that writes log lines to `out`. Dropping the returned [`Flush`] writes all waiting lines and ends the thread.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -118,7 +117,7 @@ impl MakeWriter<'_> for LogWriter {
     }
 }
 
-/// Writes all waiting lines when it is dropped.
+/// A guard of the log: its drop writes all waiting log lines and ends the thread of the log.
 #[derive(Debug)]
 pub struct Flush {
     shared: Arc<Buffer>,

@@ -20,7 +20,7 @@ const OVERHEAD: u64 = 32 * 1024;
 /// The memory of one client connection over plain HTTP/1.1.
 const CLIENT_CONNECTION: u64 = HTTP1 as u64 + OVERHEAD;
 
-/// Upper bounds, in bytes, of everything that has a limit.
+/// The most memory that the gateway may use under a configuration, in bytes: request bodies, connections, affinity memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
     bodies: u64,
@@ -35,7 +35,7 @@ pub struct MemoryBounds {
 }
 
 impl MemoryBounds {
-    /// The bounds for this number of client connections.
+    /// Computes the most memory that a configuration allows, for this number of client connections.
     pub fn new(config: &Config, connections: usize) -> Self {
         let https = config.upstreams.iter().any(|upstream| upstream.base_url.scheme_str() == Some("https"));
         let upstream = PER_CONNECTION as u64 + if https { PER_TLS as u64 } else { 0 };
@@ -54,7 +54,7 @@ impl MemoryBounds {
         }
     }
 
-    /// The sum of all bounds.
+    /// The most memory that the gateway may use, in bytes: the sum over all parts that have a limit.
     pub fn total(&self) -> u64 {
         let parts = [self.clients, self.idle, self.admin];
         parts.iter().fold(self.bodies.saturating_add(self.origins), |sum, (count, each)| {

@@ -61,7 +61,7 @@ pub use reload::ReloadSource;
 pub use start_context::StartContext;
 pub use start_error::StartError;
 
-/// A running gateway.
+/// A running gateway, with its addresses and threads. The caller joins it to wait for its end.
 #[derive(Debug)]
 pub struct Running {
     /// The address of the data plane.
@@ -86,7 +86,7 @@ pub struct Running {
     _data_dir: DataDir,
 }
 
-/// Starts a gateway. Everything is checked and bound before any thread runs. With an `origin`, the gateway reads its
+/// Starts the gateway. Everything is checked and bound before any thread runs. With an `origin`, the gateway reads its
 /// configuration again from there when [`Handle::reload`] is called or a file changes.
 ///
 /// # Errors
@@ -204,7 +204,7 @@ fn affinity_store(
         .map_err(StartError::Thread)
 }
 
-/// The state that all connections of a worker share.
+/// Makes the context of the HTTP server that all client connections of a worker share.
 fn serving_data(
     state: Arc<DataPlane>,
     config: &Config,
@@ -276,12 +276,12 @@ async fn serve_admin(
 }
 
 impl Running {
-    /// A handle to reload the gateway or to shut it down.
+    /// Returns a handle with which any thread can reload the gateway or shut it down.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Waits until the gateway has ended. Something else must call [`Handle::drain`] or [`Handle::stop`].
+    /// Waits until the running gateway has ended. Something else must call [`Handle::drain`] or [`Handle::stop`].
     ///
     /// The admin plane serves until the last request has ended, so that an operator can watch the drain.
     pub fn join(self) {

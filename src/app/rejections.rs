@@ -5,7 +5,7 @@ use crate::{
     server::{FramingError, Rejection},
 };
 
-/// The whole answer, with status line and headers.
+/// Returns the whole HTTP answer, with status line and headers, to input that is not a valid request.
 pub(super) fn answer_to(rejection: Rejection) -> String {
     match rejection {
         Rejection::TimedOut => timed_out(),
@@ -14,18 +14,18 @@ pub(super) fn answer_to(rejection: Rejection) -> String {
     }
 }
 
-/// The request's head did not arrive in time.
+/// The answer to a request whose head did not arrive in time.
 fn timed_out() -> String {
     answer("408 Request Timeout", "", Problem::RequestTimeout, "The head of the request did not come in time.")
 }
 
-/// The client sent plain HTTP to a TLS port.
+/// The answer to a client that sent plain HTTP to a TLS port.
 fn plain_http() -> String {
     let message = "This port speaks TLS, but the request came in plain HTTP. Use https:// in the URL.";
     answer("400 Bad Request", "x-should-retry: false\r\n", Problem::InvalidFraming, message)
 }
 
-/// The input is not valid HTTP.
+/// The answer to input that is not valid HTTP.
 fn malformed(fault: FramingError) -> String {
     let (status, problem) = match fault {
         FramingError::HeadTooLarge => ("431 Request Header Fields Too Large", Problem::HeadTooLarge),

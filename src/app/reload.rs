@@ -25,7 +25,7 @@ use crate::{
     proxy::{TablesError, Tls},
 };
 
-/// Where a running gateway reads its configuration again.
+/// Where a running gateway reads its configuration again, and how often it looks for changed files.
 #[derive(Clone, Debug)]
 pub struct ReloadSource {
     /// The source of the configuration.
@@ -39,12 +39,12 @@ pub struct ReloadSource {
 }
 
 impl ReloadSource {
-    /// An operator gladly waits a second after an edit, and a look at a few small files costs some 10 µs. A writer that
-    /// pauses longer than this in the middle of a file has its unfinished file read.
+    /// How often a running gateway looks for changed configuration files. An operator gladly waits a second after an edit, and a
+    /// look costs some 10 µs. A writer that pauses longer than this in the middle of a file has its unfinished file read.
     pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 }
 
-/// Waits for a command or a changed file, and reloads.
+/// Reloads the configuration of a running gateway when a command arrives or a file changed.
 pub(super) struct Reloader {
     /// `None` if the configuration is not read again.
     pub(super) origin: Option<ReloadSource>,
@@ -86,7 +86,7 @@ struct AppliedReload {
 }
 
 impl Reloader {
-    /// Starts the reloader on a separate thread. It reads files that may be on a slow network file system, and a worker
+    /// Starts the thread that reloads the configuration. It reads files that may be on a slow network file system, and a worker
     /// must never wait for that. Nothing joins this thread at shutdown either: it gets [`Command::End`].
     pub(super) fn start(self, commands: Receiver<Command>) -> io::Result<()> {
         thread::Builder::new().name("reload".into()).spawn(move || self.run(&commands)).map(drop)
@@ -202,7 +202,7 @@ impl Reloader {
     }
 }
 
-/// Adds the stored keys to a configuration. A stored key that does not fit is logged and does not affect the others.
+/// Returns a configuration with the client keys of the store added. A key that does not fit is logged and does not affect the others.
 pub(super) fn with_stored(file_config: &Config, stored: &[StoredKey]) -> Config {
     first_key::remove_file_if_ended(file_config, stored);
     let mut config = file_config.clone();

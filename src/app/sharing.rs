@@ -10,7 +10,7 @@ use crate::{
     proxy::SharedState,
 };
 
-/// Starts sharing if a Redis is configured.
+/// Starts to share limits and budgets with other replicas, if a Redis is configured.
 pub(super) fn start(
     config: &Config,
     context: StartContext,
@@ -26,7 +26,8 @@ pub(super) fn start(
     Ok(Some(shared))
 }
 
-/// Sends the last settled amounts to Redis. The caller makes sure that no request takes a reservation any more.
+/// Ends the sharing of limits with other replicas: sends the last settled amounts to Redis. The caller makes sure that no request
+/// takes a reservation any more.
 pub(super) fn end(shared: Option<&Shared>) {
     if let Some(shared) = shared {
         shared.end();

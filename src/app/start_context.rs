@@ -1,4 +1,4 @@
-//! The outside world that a start depends on.
+//! What a start of the gateway takes from outside, so that tests can replace it.
 
 use super::alerts::AlertTimes;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     store::journal::Disk,
 };
 
-/// The outside world that a start depends on: clock, randomness, disk and terminal. Tests replace these.
+/// What a start of the gateway takes from outside: clock, random bytes, disk and terminal. Tests replace these.
 #[derive(Clone, Copy, Debug)]
 pub struct StartContext {
     /// Wall-clock time.
@@ -17,6 +17,6 @@ pub struct StartContext {
     pub disk: &'static dyn Disk,
     /// Whether standard output is a terminal. A new key is printed only there.
     pub terminal: bool,
-    /// How long a condition lasts before an alert tells of it.
+    /// How long a condition lasts before an alert is raised.
     pub alert_times: AlertTimes,
 }

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use super::data_dir::DataDirError;
 use crate::{config::Listen, domain::random::NoRandomBytes, proxy::TablesError, store::sql::KeyError};
 
-/// Why a start failed. Nothing was started.
+/// Why the gateway did not start. After such an error, no part of the gateway runs.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data folder cannot be used.

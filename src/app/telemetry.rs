@@ -11,7 +11,7 @@ pub use super::log_writer::Flush;
 use super::{log_line::JsonLine, log_writer::LogWriter};
 use crate::config::{Log, LogFormat};
 
-/// Why logging cannot start.
+/// Why logging cannot start: an invalid log level, or no thread.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The setting `[log] level` is not a valid filter.
@@ -22,8 +22,8 @@ pub enum LogError {
     Thread(#[from] io::Error),
 }
 
-/// Sends logs, including panics, to standard output, one line each. Called once, before anything else runs. The caller
-/// keeps the returned [`Flush`]: dropping it writes the last lines.
+/// Starts logging: log lines, including panics, go to standard output. Called once, before anything else runs. The caller keeps
+/// the returned [`Flush`]: dropping it writes the last lines.
 ///
 /// # Errors
 /// If the level is not a valid filter, or no thread can be started.

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The client's address. It is the address of the peer. If the peer is a trusted proxy, it is the last address in
-/// `X-Forwarded-For` that is not a trusted proxy. Each proxy appends the address of its own client, so the client may have
+/// Returns the IP address of the client. This is the address of the peer. If the peer is a trusted proxy, it is the last address
+/// in `X-Forwarded-For` that is not a trusted proxy. Each proxy appends the address of its own client, so the client may have
 /// forged every address before that one. If `X-Forwarded-For` has an invalid address there, the address of the peer is used.
 pub(super) fn client(peer: IpAddr, trusted: &[IpNet], headers: &HeaderMap) -> IpAddr {
     let peer = peer.to_canonical();

@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// The caller of a request: its key and the permissions of that key.
+/// The caller of a request: the client key that the request was sent with, and the permissions of that key.
 #[derive(Debug)]
 pub struct Caller {
     /// Name of the key in logs.
@@ -48,7 +48,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whether the key may request this model. The permission is about the requested name, not about the targets.
+    /// Whether the caller's key may request this model. The permission is about the requested name, not about the targets.
     pub fn may_use_model(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|patterns| {
             patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -58,18 +58,18 @@ impl Caller {
         })
     }
 
-    /// Whether the key is restricted to some models. Requests of such a key must name a model.
+    /// Whether the caller's key may request some models only. Requests of such a key must name a model.
     pub fn is_restricted_in_models(&self) -> bool {
         self.models.is_some()
     }
 
-    /// Whether the key may use this upstream (an index of the configuration).
+    /// Whether the caller's key may use this upstream (an index of the configuration).
     pub fn may_use(&self, upstream: usize) -> bool {
         self.upstreams.as_ref().is_none_or(|allowed| allowed.contains(&upstream))
     }
 }
 
-/// All keys, by the SHA-256 of their secrets.
+/// All client keys with their permissions, found by the SHA-256 of their secrets.
 #[derive(Debug, Default)]
 pub struct Keys {
     by_digest: HashMap<[u8; 32], KeyEntry>,
@@ -100,7 +100,7 @@ impl KeyEntry {
     }
 }
 
-/// The address and the time of a request.
+/// Where a request comes from: the address of the peer, and the time of arrival.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestSource {
     /// Address that the connection comes from.
@@ -109,7 +109,7 @@ pub struct RequestSource {
     pub now: u64,
 }
 
-/// Why a request has no caller.
+/// Why Tidegate does not accept the client key of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthError {
     /// No bearer key was sent.
@@ -125,7 +125,7 @@ pub enum AuthError {
 }
 
 impl Keys {
-    /// All keys of the configuration, with their groups. `store` says whether the store may have further keys.
+    /// Makes the table of all client keys in a configuration, with their groups. `store` says whether the store may have further keys.
     pub fn new(config: &Config, store: &Arc<StoredKeysStatus>) -> Self {
         // Read once: a later read of the store makes new `Keys`.
         let unread = store.unread.load(Ordering::Acquire);
@@ -178,21 +178,21 @@ impl Keys {
         self.has_several_owners.get(upstream).is_none_or(|several| *several)
     }
 
-    /// The caller whose key has this name.
+    /// Returns the client key with this name and its permissions. None for an unknown name.
     pub fn named(&self, name: &str) -> Option<Arc<Caller>> {
         let mut callers = self.by_digest.values().map(|entry| &entry.caller);
         callers.find(|caller| *caller.name == *name).cloned()
     }
 
-    /// Why the key with this name is refused at `now` from every address, if it is.
+    /// Why the client key with this name is refused at `now` from every address. None for a key that works.
     pub fn refusal(&self, name: &str, now: u64) -> Option<&'static str> {
         let mut entries = self.by_digest.values().filter(|entry| *entry.caller.name == *name);
         // After a rotation the key has two secrets. The key is refused only if both are.
         entries.try_fold("unknown", |_, entry| entry.refusal(now)).filter(|why| *why != "unknown")
     }
 
-    /// The caller that sent these headers. The lookup compares digests, so its time does not show how much of a guessed key is
-    /// right.
+    /// Finds the caller of a request by the bearer key in its headers. The lookup compares digests, so its time does not show how
+    /// much of a guessed key is right.
     ///
     /// # Errors
     /// The request does not have exactly one bearer key, or the key is not known. Or the key may not be used now or from this
@@ -230,13 +230,13 @@ impl Keys {
 }
 
 impl Keys {
-    /// Address of the client, also behind trusted proxies.
+    /// Returns the IP address of the client that sent a request, also behind trusted proxies.
     pub fn client(&self, headers: &HeaderMap, source: RequestSource) -> Option<IpAddr> {
         source.peer.map(|peer| address::client(peer, &self.trusted_proxies, headers))
     }
 }
 
-/// The first characters of the key in a request, for the log. For a key that Tidegate made, these are the characters that
+/// The first characters of the client key in a request, for the log. For a key that Tidegate made, these are the characters that
 /// `tidegate keys list` shows. Any other text may be a provider's key or a short password: at most 6 characters of it are shown,
 /// and never more than a quarter.
 pub fn loggable_prefix(headers: &HeaderMap) -> Option<Box<str>> {
@@ -263,7 +263,7 @@ fn is_joined(key: &[u8]) -> bool {
     })
 }
 
-/// SHA-256 of a key. Tidegate keeps this digest in place of the key.
+/// Returns the SHA-256 of a client key. Tidegate keeps this digest in place of the key.
 pub fn digest(key: &[u8]) -> [u8; 32] {
     Sha256::digest(key).into()
 }
@@ -274,7 +274,7 @@ const PREFIX_LENGTH: usize = KEY_MARK.len() + 6;
 /// Mark at the beginning of every key that Tidegate makes.
 const KEY_MARK: &str = "tg-";
 
-/// The first characters of a key, by which people recognize the key.
+/// The first characters of a client key, by which people recognize the key.
 pub fn prefix(key: &str) -> &str {
     key.get(..PREFIX_LENGTH).unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use crate::{
     domain::{money::Exchange, price::Tariff},
 };
 
-/// All prices of a configuration.
+/// What upstreams bill for their models: the prices in the configuration, and built-in list prices.
 #[derive(Debug)]
 pub struct Prices {
     /// Prices by the index of the upstream in the configuration.
@@ -51,7 +51,7 @@ impl DatedPrices {
 }
 
 impl Prices {
-    /// All prices of a configuration.
+    /// Makes the table of what upstreams bill for their models from a configuration.
     pub fn new(config: &Config) -> Self {
         let official = |upstream: &config::Upstream| upstream.official_prices.map(OfficialPrices::new);
         let mut upstreams: Vec<UpstreamPrices> = config
@@ -81,8 +81,8 @@ impl Prices {
         Self { upstreams, exchange, unpriced: config.money.unpriced }
     }
 
-    /// The tariff of `model` at the upstream with this index, for a request that began at `now` (milliseconds since 1970-01-01
-    /// UTC). None where no price is known.
+    /// Returns the tariff of `model` at the upstream with this index, for a request that began at `now` (milliseconds since
+    /// 1970-01-01 UTC). None where no price is known.
     ///
     /// The order is: the exact name, the same name in another letter case, the longest wildcard, the list price. Many providers
     /// ignore letter case: without the second step, a client could get the price of a wildcard by another letter case.
@@ -97,7 +97,7 @@ impl Prices {
         exact().or_else(other_case).or_else(by_wildcard).or_else(|| prices.official.as_ref()?.price(model, now))
     }
 
-    /// Whether a wildcard of `[[prices]]` gives a price to every model name with this prefix at this upstream.
+    /// Whether a wildcard of `[[prices]]`, such as `gpt-*`, gives a price to every model name with this prefix at this upstream.
     pub fn cover_prefix(&self, upstream: usize, prefix: &str, now: u64) -> bool {
         let prices = self.upstreams.get(upstream);
         prices.is_some_and(|prices| {
@@ -111,7 +111,7 @@ impl Prices {
         self.unpriced
     }
 
-    /// The exchange rate between the currencies.
+    /// The exchange rate between yuan and dollar in the configuration.
     pub fn exchange(&self) -> Exchange {
         self.exchange
     }

@@ -43,7 +43,7 @@ const TIERS: [(ServiceTier, &str, &str); 3] = [
     (ServiceTier::Batch, "processing", "batch"),
 ];
 
-/// The list prices with the fraction that an upstream bills.
+/// The list prices of the makers of models, from a built-in table, with the fraction of them that an upstream bills.
 #[derive(Debug)]
 pub(super) struct OfficialPrices {
     /// The fraction of the list prices, in billionths.
@@ -59,12 +59,12 @@ struct PricesOfTheDay {
 }
 
 impl OfficialPrices {
-    /// List prices times `factor`, in billionths.
+    /// Makes the list prices of models for an upstream that bills `factor` (in billionths) of them.
     pub(super) fn new(factor: u64) -> Self {
         Self { factor, cache: Mutex::default() }
     }
 
-    /// The tariff of this model at `now`, in milliseconds since 1970-01-01 UTC. None where the table does not have the model.
+    /// The list prices of this model at `now`, in milliseconds since 1970-01-01 UTC. None where the table does not have the model.
     pub(super) fn price(&self, model: &str, now: u64) -> Option<Tariff> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.day != now / DAY {

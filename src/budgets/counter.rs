@@ -7,10 +7,10 @@ use crate::domain::{
     spending::{OwnSpend, RemoteSpend},
 };
 
-/// One budget in one of its windows, in nano-units of its currency.
+/// Counts the spend of one budget in one of its windows (day, week or month), in nano-units of the currency.
 ///
-/// The counter is exact about the spend of this process: rows in the ledger, and requests whose rows the ledger did not show yet. It knows
-/// the spend of other data folders from the ledger alone.
+/// The counter is exact about the spend of this process: rows in the ledger, and requests whose rows the ledger did not show yet.
+/// It knows the spend of other data folders from the ledger alone.
 #[derive(Debug, Default)]
 pub struct Counter(Mutex<State>);
 
@@ -39,7 +39,7 @@ struct State {
     warned: u64,
 }
 
-/// The spend of a budget in the ledger.
+/// The spend of one budget window as the ledger shows it: of this data folder, and of each other one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LedgerSums {
     /// The rows of this data folder.
@@ -50,7 +50,7 @@ pub struct LedgerSums {
     pub read_at: u64,
 }
 
-/// Why a budget has no room for a reservation.
+/// Why a budget has no room for the cost of a request: spent, or reserved by requests in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetRefusal {
     /// The budget is spent.
@@ -70,29 +70,31 @@ impl State {
 }
 
 impl Counter {
-    /// The spend that this process knows of. It is never above the real spend, except while the ledger has a row that costs less in the end.
+    /// The spend of a budget window that this process knows of, in nano-units. It is never above the real spend, except while the
+    /// ledger has a row that costs less in the end.
     pub fn spent(&self) -> u64 {
         self.lock().spent()
     }
 
-    /// The spend of this data folder.
+    /// How much this data folder (this process and earlier ones) spent in the budget window.
     pub fn own(&self) -> OwnSpend {
         let state = self.lock();
         OwnSpend { total: state.own.saturating_add(state.recent).min(MOST), read_at: state.read_at }
     }
 
-    /// The spend of other data folders in the ledger.
+    /// How much other data folders (other replicas) spent in the budget window, as the ledger shows it.
     pub fn others(&self) -> RemoteSpend {
         self.lock().others.clone()
     }
 
-    /// The reservations of requests in progress.
+    /// How much of the budget the requests in progress have reserved, in nano-units.
     pub fn reserved(&self) -> u64 {
         self.lock().reserved
     }
 
-    /// Reserves `cost` if it fits into the part of this replica: (`limit` - spend in the ledger, as last read) / `replicas`. A request without
-    /// others in progress fits while anything is left of the part: a high estimate must not block a small budget.
+    /// Reserves the estimated cost of a request, if it fits into this replica's part of the budget: (`limit` - spend in the
+    /// ledger, as last read) / `replicas`. A request without others in progress fits while anything is left of the part: a high
+    /// estimate must not block a small budget.
     ///
     /// # Errors
     /// When `cost` does not fit.
@@ -107,36 +109,38 @@ impl Counter {
         Ok(())
     }
 
-    /// Reserves `cost` although it may not fit: Redis granted it.
+    /// Reserves the estimated cost of a request even if the budget has no room, because Redis granted it.
     pub fn reserve_anyway(&self, cost: u64) {
         let mut state = self.lock();
         state.reserved = state.reserved.saturating_add(cost);
     }
 
-    /// Replaces a reservation by the real cost.
+    /// Replaces the reservation of a finished request in its budget by the real cost.
     pub fn settle(&self, reserved: u64, cost: u64) {
         let mut state = self.lock();
         state.reserved = state.reserved.saturating_sub(reserved);
         state.recent = state.recent.saturating_add(cost).min(MOST);
     }
 
-    /// Gives a reservation back.
+    /// Gives the reservation of a request back to the budget, because the request was not sent.
     pub fn release(&self, reserved: u64) {
         self.settle(reserved, 0);
     }
 
-    /// The ledger has the row of a [settled](Self::settle) request.
+    /// Records that the ledger has the row of a [settled](Self::settle) request, so that the next reading of the ledger shows its cost.
     pub fn row_stored(&self, cost: u64) {
         let mut state = self.lock();
         state.stored = state.stored.saturating_add(cost).min(state.recent);
     }
 
-    /// The cost of rows that the ledger has, and did not show yet. Ask for it before the ledger is read, and pass it on with the sums.
+    /// The cost of rows that the ledger has since its last reading. Ask for this cost before the ledger is read, and pass it on
+    /// with the sums that the reading shows.
     pub fn stored(&self) -> u64 {
         self.lock().stored
     }
 
-    /// Takes over what the ledger shows, with what was [`stored`](Self::stored) before it was read. The spend may become less.
+    /// Takes over the spend of the budget window that the ledger shows. `stored` is what [`stored`](Self::stored) returned before
+    /// the ledger was read. The spend may become less.
     pub fn ledger_shows(&self, sums: LedgerSums, stored: u64) {
         let mut state = self.lock();
         let LedgerSums { own, others, read_at } = sums;
@@ -150,41 +154,41 @@ impl Counter {
         state.stored = state.stored.saturating_sub(stored);
     }
 
-    /// Takes over the copy that an earlier process left in the data folder, until the ledger is read: the spend of this data folder and of
-    /// others, and the highest threshold of which a warning was given.
+    /// Takes over the spend of the budget window from the copy in the data folder, until the ledger is read. An earlier process
+    /// left the copy: the spend of this data folder and of others, and the highest threshold of which a warning was given.
     pub fn restore(&self, own: u64, others: u64, warned: u64) {
         let mut state = self.lock();
         (state.own, state.of_others, state.is_usable) = (own, others, true);
         state.warned = state.warned.max(warned);
     }
 
-    /// The window begins with this counter: nothing is spent.
+    /// Makes the counter usable with a spend of zero, because its budget window begins now.
     pub(super) fn start_at_zero(&self) {
         self.lock().is_usable = true;
     }
 
-    /// Whether requests may rely on the counter.
+    /// Whether requests may rely on this budget counter: its spend was read from the ledger or a copy, or began at zero.
     pub fn is_usable(&self) -> bool {
         self.lock().is_usable
     }
 
-    /// Whether the ledger was read for it.
+    /// Whether the ledger was read for this budget counter at least once.
     pub fn is_read(&self) -> bool {
         self.lock().read_at > 0
     }
 
-    /// Sets the budget in nano-units, and the thresholds of `warn_at` in billionths of it.
+    /// Sets the size of the budget in nano-units, and the thresholds of `warn_at` in billionths of the budget.
     pub fn set_thresholds(&self, limit: u64, warn_at: &[u64]) {
         let mut state = self.lock();
         (state.limit, state.warn_at) = (limit, warn_at.to_vec());
     }
 
-    /// The highest threshold of which a warning was given in this window.
+    /// The highest threshold of the budget of which a warning was given in this window, in billionths of the budget.
     pub fn warned(&self) -> u64 {
         self.lock().warned
     }
 
-    /// The thresholds that the spend reached since the last call, each with the budget and the spend.
+    /// Returns the thresholds that the spend of the budget reached since the last call, each with the size of the budget and the spend.
     pub(super) fn take_crossed(&self) -> Vec<(u64, u64, u64)> {
         let mut state = self.lock();
         let (limit, spent, warned) = (state.limit, state.spent(), state.warned);

@@ -23,7 +23,7 @@ use crate::domain::{
     spending::{BudgetKey, Crossed, Span},
 };
 
-/// The counters of all budgets. All workers share them, and a reload keeps them.
+/// The counters of all budgets of keys and groups. All workers share them, and a reload keeps them.
 #[derive(Debug, Default)]
 pub struct Spending {
     counters: Mutex<HashMap<BudgetKey, Arc<Counter>>>,
@@ -44,8 +44,8 @@ const KEPT: u64 = 86_400_000;
 const READ_WITHIN: Duration = Duration::from_secs(1);
 
 impl Spending {
-    /// The counter of a budget; makes it if it is missing. `since` = when this process began to use the budget, in milliseconds since
-    /// 1970-01-01 UTC.
+    /// Returns the counter of a budget window, and makes a new counter if there is none. `since` = when this process began to use
+    /// the budget, in milliseconds since 1970-01-01 UTC.
     pub fn counter(&self, budget: BudgetKey, since: u64) -> Arc<Counter> {
         let mut counters = self.lock();
         let Span { from, to } = budget.span;
@@ -59,8 +59,8 @@ impl Spending {
         }))
     }
 
-    /// Waits until the counter is usable, for a second at most. Returns whether requests may rely on it. Without the ledger they rely on what is
-    /// known, and nobody waits.
+    /// Waits up to a second until the counter of a budget is usable. Returns whether requests may rely on the counter. Without
+    /// the ledger they rely on the known spend, and nobody waits.
     pub async fn is_usable(&self, counter: &Counter) -> bool {
         let is_usable = || counter.is_usable() || !self.ledger.load(Ordering::Acquire);
         let wait = async {
@@ -75,7 +75,7 @@ impl Spending {
         is_usable() || timeout(READ_WITHIN, wait).await.is_ok()
     }
 
-    /// Blocks until the ledger was read for all of these counters, or `within` is over. Returns whether it was.
+    /// Blocks until the ledger was read for all of these budget counters, or `within` is over. Returns whether the ledger was read.
     pub fn wait_until_read(&self, counters: &[(BudgetKey, Arc<Counter>)], within: Duration) -> bool {
         let is_read = || counters.iter().all(|(_, counter)| counter.is_read());
         let waited = self.ledger_read.1.wait_timeout_while(self.lock(), within, |_| !is_read());
@@ -83,7 +83,7 @@ impl Spending {
         is_read()
     }
 
-    /// The ledger was read, or could not be read.
+    /// Records whether the last reading of the ledger for the budgets succeeded, and wakes everybody who waits for it.
     pub fn ledger_answers(&self, answers: bool) {
         self.ledger.store(answers, Ordering::Release);
         self.ledger_read.0.notify_waiters();
@@ -92,7 +92,7 @@ impl Spending {
         self.ledger_read.1.notify_all();
     }
 
-    /// All counters, without those of windows that ended more than a day before `now`.
+    /// Returns the counters of all budgets, and drops counters of windows that ended more than a day before `now`.
     pub fn current(&self, now: u64) -> Vec<(BudgetKey, Arc<Counter>)> {
         // Without the ledger the counter is the only knowledge of its window, and the clock may have been wrong.
         if self.ledger.load(Ordering::Acquire) {
@@ -107,14 +107,14 @@ impl Spending {
         self.all()
     }
 
-    /// Receives every budget that reaches a threshold from now on, once for each window and threshold.
+    /// Returns a channel that receives every budget whose spend reaches a warning threshold, once for each window and threshold.
     pub fn subscribe(&self) -> mpsc::Receiver<Crossed> {
         let (sender, receiver) = mpsc::channel();
         self.crossings.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         receiver
     }
 
-    /// The budgets that reached a threshold since the last call. [Subscribers](Self::subscribe) receive them too.
+    /// Returns the budgets whose spend reached a warning threshold since the last call. [Subscribers](Self::subscribe) receive them too.
     pub fn take_crossed(&self) -> Vec<Crossed> {
         let mut all = Vec::new();
         for (budget, counter) in self.all() {
@@ -133,17 +133,17 @@ impl Spending {
         all
     }
 
-    /// All counters.
+    /// Returns the counters of all budgets, also of windows that are over.
     pub fn all(&self) -> Vec<(BudgetKey, Arc<Counter>)> {
         self.lock().iter().map(|(budget, counter)| (budget.clone(), Arc::clone(counter))).collect()
     }
 
-    /// Sets the exchange rate.
+    /// Sets the exchange rate by which spend is counted in a budget of the other currency.
     pub fn exchange_by(&self, exchange: Exchange) {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = exchange;
     }
 
-    /// The exchange rate.
+    /// The exchange rate by which spend is counted in a budget of the other currency.
     pub fn exchange(&self) -> Exchange {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,7 +9,7 @@ use crate::domain::{
     spending::Span,
 };
 
-/// Which day, week or month a moment is in, in one time zone.
+/// Computes in which day, week or month of a budget a moment is, in one time zone.
 #[derive(Debug)]
 pub struct Windows {
     zone: TimeZone,
@@ -18,12 +18,13 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows in this time zone.
+    /// Makes a calculator of budget windows (days, weeks, months) for this time zone.
     pub fn new(zone: TimeZone) -> Self {
         Self { zone, last: Mutex::new([Span::default(); 2 + LAST_START as usize]) }
     }
 
-    /// The window that `now` is in. `starts_on` = the day on which a month begins, from 1 to [`LAST_START`].
+    /// Returns the day, week or month of a budget that `now` is in. `starts_on` = the day on which a month begins, from 1 to
+    /// [`LAST_START`].
     pub fn at(&self, window: Window, starts_on: u8, now: u64) -> Span {
         let place = match window {
             Window::Day => 0,

@@ -11,7 +11,7 @@ use crate::{
     store::journal,
 };
 
-/// Checks the configuration as far as possible without a start, and prints a summary of it.
+/// Runs `tidegate check`: checks the configuration as far as possible without a start, and prints a summary of it.
 pub(super) fn run(source: &Source) -> ExitCode {
     let config = match output::load(source) {
         Ok(loaded) => loaded.config,

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use super::output;
 use crate::config;
 
-/// Prints the JSON Schema of the configuration.
+/// Runs `tidegate config schema`: prints the JSON Schema of the configuration.
 pub(super) fn schema() -> ExitCode {
     output::print(config::schema());
     ExitCode::SUCCESS
 }
 
-/// Prints the built-in default configuration.
+/// Runs `tidegate config default`: prints the built-in default configuration.
 pub(super) fn default() -> ExitCode {
     output::print(config::BUILT_IN.trim_end());
     ExitCode::SUCCESS

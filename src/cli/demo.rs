@@ -24,7 +24,7 @@ use crate::{
 /// Default address of the data plane.
 const LISTEN: &str = "127.0.0.1:8080";
 
-/// Runs the demo until Ctrl-C.
+/// Runs `tidegate demo`: a gateway in front of simulated providers, until Ctrl-C.
 pub(super) fn run(listen: Option<SocketAddr>, admin_listen: SocketAddr) -> ExitCode {
     let listen = match listen.map_or_else(listen_of_environment, Ok) {
         Ok(listen) => listen,

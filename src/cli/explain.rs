@@ -15,7 +15,8 @@ use crate::{
     },
 };
 
-/// Asks the gateway that runs with this configuration. Without a running gateway, explains the route from the configuration alone.
+/// Runs `tidegate explain`: asks the gateway that runs with this configuration. Without a running gateway, explains the route
+/// from the configuration alone.
 pub(super) fn run(source: &Source, question: ExplainQuery) -> ExitCode {
     let known = match output::load_known(source, ConfigPart::Listeners) {
         Ok(known) => known,

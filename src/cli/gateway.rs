@@ -14,13 +14,13 @@ use crate::config::Listen;
 /// A running gateway answers at once. Docker gives a health check 30 s by default: a gateway that needs more than 5 s is not healthy.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Why there is no answer.
+/// Why a command got no answer from the running gateway.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Sends `GET` to the gateway that listens at `listen` and returns what `read` makes of the answer.
+/// Sends a `GET` request to the gateway that listens at `listen`, and returns what `read` makes of the answer.
 ///
-/// The request contains no secret. So the client accepts any certificate: a certificate rarely names a loopback address, and a gateway
-/// whose certificate file was replaced or refused still works with the previous certificate.
+/// The request contains no secret. So the client accepts any certificate: a certificate rarely names a loopback address, and a
+/// gateway whose certificate file was replaced or refused still works with the previous certificate.
 ///
 /// # Errors
 /// When no answer came within 5 s.
@@ -57,7 +57,7 @@ fn connecting_to(client: ClientBuilder, _: &Listen) -> ClientBuilder {
     client
 }
 
-/// Returns the address to connect to: loopback instead of an unspecified address.
+/// Returns the address at which a command reaches the running gateway: loopback instead of an unspecified address.
 pub(super) fn reachable(listen: &Listen) -> Listen {
     let Listen::Address(mut address) = *listen else { return listen.clone() };
     if address.ip().is_unspecified() {

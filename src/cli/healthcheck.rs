@@ -5,7 +5,7 @@ use std::{error::Error, process::ExitCode};
 use super::{gateway, output};
 use crate::config::{ConfigPart, PartialConfig, Source};
 
-/// Asks the gateway that runs with this configuration whether it is alive.
+/// Runs `tidegate healthcheck`: asks the gateway that runs with this configuration whether it is alive.
 pub(super) fn run(source: &Source) -> ExitCode {
     // A faulty file or a missing secret must not fail the check: the gateway keeps serving while a person edits its file.
     let PartialConfig { config, tls, .. } = match output::load_known(source, ConfigPart::Listeners) {

@@ -36,6 +36,7 @@ use crate::{
     },
 };
 
+/// A subcommand of `tidegate keys`, which shows or changes client keys in the store.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Create a key. Its secret is printed now and never again.
@@ -107,6 +108,7 @@ impl Command {
     }
 }
 
+/// Arguments of `tidegate keys create`: the name and the settings of the new client key.
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Name of the key in logs and in the ledger.
@@ -123,7 +125,7 @@ pub(super) struct Create {
 /// at once and none fails.
 const TRIES: usize = 32;
 
-/// Runs the command.
+/// Runs a subcommand of `tidegate keys`, prints its result and returns the exit code.
 pub(super) fn run(source: &Source, command: &Command) -> ExitCode {
     let known = match output::load_known(source, ConfigPart::Store) {
         Ok(known) => known,

@@ -93,7 +93,7 @@ enum ConfigCommand {
     Default,
 }
 
-/// Runs the command of this process's arguments.
+/// Runs the command that the arguments of this process name, and returns the exit code.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     // An empty variable counts as unset.

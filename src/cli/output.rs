@@ -8,24 +8,24 @@ use std::{
 
 use crate::config::{self, ConfigPart, EXIT_CONFIG, Loaded, PartialConfig, Report, Source};
 
-/// Prints to standard output. A closed pipe is not an error of Tidegate.
+/// Prints the result of a command to standard output. A closed pipe is not an error of Tidegate.
 pub(super) fn print(text: impl Display) {
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-/// Prints to standard error and returns the exit code of a failure.
+/// Prints why a command failed to standard error, and returns the exit code of a failure.
 pub(super) fn fail(text: impl Display) -> ExitCode {
     note(text);
     ExitCode::FAILURE
 }
 
-/// Prints a remark to standard error.
+/// Prints a remark for people to standard error, so that standard output has only the result of the command.
 pub(super) fn note(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
 }
 
-/// Asks for confirmation and waits for yes or no. Returns none if there is no terminal to ask on.
+/// Asks the person at the terminal for confirmation and waits for yes or no. Returns none if there is no terminal.
 pub(super) fn confirm(question: &str) -> Option<bool> {
     let mut answer = String::new();
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -36,7 +36,7 @@ pub(super) fn confirm(question: &str) -> Option<bool> {
     Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Loads the configuration. On failure, prints a report of its faults to standard error and returns the exit code.
+/// Loads the whole configuration for a command. On failure, prints a report of its faults to standard error and returns the exit code.
 pub(super) fn load(source: &Source) -> Result<Loaded, ExitCode> {
     config::load(source, &|name| std::env::var_os(name)).map_err(|report| refuse(&report))
 }
@@ -58,6 +58,7 @@ pub(super) fn load_known(source: &Source, part: ConfigPart) -> Result<PartialCon
     Ok(known)
 }
 
+/// Prints a report of the faults in the configuration to standard error, and returns the exit code for them.
 pub(super) fn refuse(report: &Report) -> ExitCode {
     let mut err = io::stderr().lock();
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -65,7 +66,7 @@ pub(super) fn refuse(report: &Report) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-/// Formats a table for people: the first column is aligned left, the others right.
+/// Formats the output of a command as a table for people: the first column is aligned left, the others right.
 pub(super) fn in_columns(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let width = |column: usize| {
@@ -83,7 +84,7 @@ pub(super) fn in_columns(lines: &[Vec<String>]) -> String {
     out
 }
 
-/// Formats lines for people: a name, then the rest, all aligned left.
+/// Formats the output of a command as lines for people: a name, then the rest, all aligned left.
 pub(super) fn in_lines(lines: &[Vec<String>]) -> String {
     let width = lines.iter().filter_map(|line| line.first()).map(|cell| cell.chars().count()).max().unwrap_or_default();
     let mut out = String::new();

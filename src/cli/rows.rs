@@ -10,7 +10,7 @@ use crate::{
     store::sql::{Cell, Database, DatabaseError, SqlRow, UsageQuery, columns},
 };
 
-/// Format of a row.
+/// Format in which `tidegate usage --rows` prints ledger rows: CSV or JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowFormat {
     /// Comma-separated values, after a line with the column names.
@@ -19,7 +19,7 @@ pub(super) enum RowFormat {
     Json,
 }
 
-/// Prints all ledger rows of a query page by page, so that memory holds only one page.
+/// Prints all ledger rows of a query to standard output, page by page, so that memory holds only one page.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -79,8 +79,8 @@ fn csv(row: &SqlRow) -> String {
     row.cells.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-/// Formats a cell of a CSV file (RFC 4180) that every program reads as text: clients choose the names of models. A spreadsheet
-/// would compute a text that begins like a formula. The apostrophe prevents this and is not shown.
+/// Formats a text as a cell of a CSV file (RFC 4180) that every program reads as text: clients choose the names of models. A
+/// spreadsheet would compute a text that begins like a formula. The apostrophe prevents this and is not shown.
 pub(super) fn quoted(text: &str) -> String {
     let formula = if text.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
     let text = format!("{formula}{}", storable(text));

@@ -20,7 +20,7 @@ use crate::{
     store::journal::{self, SystemDisk},
 };
 
-/// Runs the gateway until a signal ends it.
+/// Runs `tidegate serve`: the gateway, until a signal ends it.
 pub(super) fn run(source: &Source) -> ExitCode {
     let Loaded { config, reads, .. } = match output::load(source) {
         Ok(loaded) => loaded,
@@ -57,7 +57,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
     wait(running, ending)
 }
 
-/// Starts the gateway with the system's clock, randomness and disk. With an `origin`, SIGHUP causes a reload.
+/// Starts the gateway for a command, with the system's clock, random bytes and disk. With an `origin`, SIGHUP causes a reload.
 pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Running, EndSignals), ExitCode> {
     let ending = EndSignals::new().map_err(output::fail)?;
     let hangup = origin.is_some().then(|| ending.hangup()).transpose().map_err(output::fail)?;
@@ -85,7 +85,7 @@ pub(super) fn start(config: Config, origin: Option<ReloadSource>) -> Result<(Run
     Ok((running, ending))
 }
 
-/// Waits for a signal and shuts the gateway down. Returns failure if a request was cut.
+/// Waits for a signal and then shuts the running gateway down. Returns the exit code of a failure if a request was cut.
 pub(super) fn wait(running: Running, ending: EndSignals) -> ExitCode {
     let EndSignals { runtime, mut signals } = ending;
     let handle = running.handle();

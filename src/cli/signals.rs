@@ -4,14 +4,15 @@ use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Signal handlers, with the runtime that waits for them. They are installed before the process reports that it is ready. An
-/// earlier signal would kill the process, or be lost if the process is the first one of a container.
+/// The handlers of signals that end the process, with the runtime that waits for them. They are installed before the process
+/// reports that it is ready. An earlier signal would kill the process, or be lost if the process is the first one of a container.
 pub(super) struct EndSignals {
     pub(super) runtime: Runtime,
     pub(super) signals: Signals,
 }
 
 impl EndSignals {
+    /// Installs the handlers of the signals that end the process.
     pub(super) fn new() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
@@ -42,7 +43,7 @@ fn survive_file_limits() -> io::Result<()> {
     Ok(())
 }
 
-/// The handler of SIGHUP, on systems that have this signal.
+/// The handler of SIGHUP, which causes a reload, on systems that have this signal.
 pub(super) struct Hangup {
     #[cfg(unix)]
     signal: tokio::signal::unix::Signal,
@@ -61,7 +62,7 @@ impl Hangup {
     }
 
     #[cfg(unix)]
-    /// Calls `act` at each SIGHUP.
+    /// Calls `act` at each SIGHUP, for example to reload the configuration.
     pub(super) async fn each(mut self, act: impl Fn()) {
         while self.signal.recv().await.is_some() {
             act();
@@ -69,11 +70,11 @@ impl Hangup {
     }
 
     #[cfg(not(unix))]
-    /// Does nothing: this system has no SIGHUP.
+    /// Does nothing: this system has no signal SIGHUP.
     pub(super) async fn each(self, _: impl Fn()) {}
 }
 
-/// Signals that end the process.
+/// A signal that ends the process: SIGTERM or SIGINT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// SIGTERM: the process is replaced. Load balancers must notice that before it ends.
@@ -92,7 +93,7 @@ pub(super) struct Signals {
 
 impl Signals {
     #[cfg(unix)]
-    /// Installs the handlers. From then on, the signals do not end the process.
+    /// Installs the handlers of SIGINT and SIGTERM. From then on, the signals do not end the process.
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
@@ -105,7 +106,7 @@ impl Signals {
     }
 
     #[cfg(unix)]
-    /// Waits for the next signal.
+    /// Waits for the next signal that ends the process: SIGTERM or SIGINT.
     pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Terminate,
@@ -114,7 +115,7 @@ impl Signals {
     }
 
     #[cfg(not(unix))]
-    /// Waits for the next Ctrl-C.
+    /// Waits for the next Ctrl-C, which ends the process on this system.
     pub(super) async fn next(&mut self) -> Signal {
         let _ = tokio::signal::ctrl_c().await;
         Signal::Interrupt

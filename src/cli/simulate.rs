@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{output, signals::EndSignals};
 use crate::simulator::{self, Options, Personality};
 
-/// Runs the simulated providers until a signal ends them.
+/// Runs `tidegate simulate`: the simulated providers, until a signal ends them.
 pub(super) fn run(listen: SocketAddr) -> ExitCode {
     let mut ending = match EndSignals::new() {
         Ok(ending) => ending,
@@ -34,7 +34,7 @@ pub(super) fn run(listen: SocketAddr) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The simulated providers. They stop when this value is dropped.
+/// The simulated providers on a thread of their own, for tests and demos. They stop when this value is dropped.
 pub(super) struct Simulator {
     /// Address of the listener.
     pub(super) address: SocketAddr,

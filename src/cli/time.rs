@@ -6,7 +6,7 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
 const MOMENT: &str = "is neither a length of time (30d, 12h, 30m, 90s) nor a day (2026-11-01)";
 
-/// Parses a length of time: `30d`, `12h`, `30m`, `90s`.
+/// Parses a length of time, such as `30d`, `12h`, `30m` or `90s`. None for any other text.
 pub(super) fn length(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
@@ -20,7 +20,7 @@ pub(super) fn length(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(number.parse::<u64>().ok().filter(|_| digits)?.saturating_mul(seconds)))
 }
 
-/// A length of time relative to now, or a day.
+/// A time on the command line: a length of time relative to now, or a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeArgument {
     /// A distance from now, to the past or to the future.
@@ -29,7 +29,7 @@ pub(super) enum TimeArgument {
     Day(Date),
 }
 
-/// Parses a moment of the command line.
+/// Parses a time of the command line: a length of time relative to now (`30d`) or a day (`2026-11-01`).
 pub(super) fn moment(text: &str) -> Result<TimeArgument, String> {
     if let Some(length) = length(text) {
         return Ok(TimeArgument::Away(length));
@@ -39,13 +39,13 @@ pub(super) fn moment(text: &str) -> Result<TimeArgument, String> {
     day.map(TimeArgument::Day).ok_or_else(|| format!("{text:?} {MOMENT}"))
 }
 
-/// Parses a length of time of the command line.
+/// Parses a length of time of the command line, such as `24h`. The error says what to write.
 pub(super) fn pause(text: &str) -> Result<Duration, String> {
     length(text).ok_or_else(|| format!("{text:?} is not a length of time, such as 24h, 30m or 0s"))
 }
 
 impl TimeArgument {
-    /// Returns the moment in the past, in milliseconds since 1970-01-01 UTC. A day begins in `zone`.
+    /// Converts a time of the command line to a moment in the past, in milliseconds since 1970-01-01 UTC. A day begins in `zone`.
     pub(super) fn before(self, now: Duration, zone: &TimeZone) -> u64 {
         match self {
             Self::Away(length) => millis(now.saturating_sub(length)),
@@ -53,7 +53,7 @@ impl TimeArgument {
         }
     }
 
-    /// Returns the moment in the future, in the same unit. A day begins in UTC.
+    /// Converts a time of the command line to a moment in the future, in milliseconds since 1970-01-01 UTC. A day begins in UTC.
     pub(super) fn after(self, now: Duration) -> u64 {
         match self {
             Self::Away(length) => millis(now.saturating_add(length)),
@@ -67,12 +67,12 @@ fn begins(day: Date, zone: &TimeZone) -> Option<u64> {
     u64::try_from(day.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond()).ok()
 }
 
-/// Returns whole milliseconds.
+/// Converts a duration to whole milliseconds.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Formats a moment for people and programs: `2026-11-01T00:00:00Z`.
+/// Formats a moment (milliseconds since 1970-01-01 UTC) for people and programs: `2026-11-01T00:00:00Z`.
 pub(super) fn written(millis: u64) -> String {
     let moment = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     moment.map_or_else(|| "never".to_owned(), |moment| moment.to_string())

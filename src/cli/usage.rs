@@ -22,7 +22,7 @@ use crate::{
     store::sql::{Database, DatabaseLocation, GroupBy, UsageQuery, UsageTotal},
 };
 
-/// What the command sums up, and how it prints the result.
+/// Options of `tidegate usage`: which requests are summed up, and how the sums are printed.
 #[derive(Debug, clap::Args)]
 pub(super) struct UsageOptions {
     /// Print one line for each of these.
@@ -90,7 +90,7 @@ impl From<GroupArgument> for GroupBy {
     }
 }
 
-/// Sums up the ledger. Works while the gateway runs.
+/// Runs `tidegate usage`: sums up the ledger. Works while the gateway runs.
 pub(super) fn run(source: &Source, question: &UsageOptions) -> ExitCode {
     let config = match output::load_known(source, ConfigPart::Store) {
         Ok(known) => known.config,

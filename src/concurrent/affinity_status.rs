@@ -33,7 +33,7 @@ pub struct AffinityStatus {
 }
 
 impl AffinityStatus {
-    /// Counts references that requests named.
+    /// Counts references (ids of state in requests) whose lookup had this result.
     pub fn count(&self, result: LookupResult, references: u64) {
         for (known, count) in LookupResult::ALL.iter().zip(&self.lookups) {
             if *known == result {
@@ -42,23 +42,23 @@ impl AffinityStatus {
         }
     }
 
-    /// How many references requests named, by the result of the lookup.
+    /// How many references (ids of state) requests named, for each result of the lookup.
     pub fn lookups(&self) -> impl Iterator<Item = (LookupResult, u64)> {
         LookupResult::ALL.into_iter().zip(&self.lookups).map(|(result, count)| (result, count.load(Ordering::Relaxed)))
     }
 
-    /// Counts a part of an answer that was held back. `known` says whether other replicas could know its references in time.
+    /// Counts a part of an answer that waited until other replicas could know its new ids. `known` says whether they could in time.
     pub fn waited(&self, known: bool) {
         self.waits[usize::from(!known)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often a part of an answer was held back, by fixed names: metric label `result`.
+    /// How often parts of answers waited until other replicas could know their new ids, by fixed names: metric label `result`.
     pub fn waits(&self) -> [(&'static str, u64); 2] {
         let [known, timed_out] = &self.waits;
         [("known", known), ("timed_out", timed_out)].map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
 
-    /// The faults by their fixed names, with whether each is present.
+    /// The faults that the affinity store can have (`read`, `write`), each with whether it is present now.
     pub fn faults(&self) -> [(&'static str, bool); 2] {
         [("read", &self.read_fails), ("write", &self.write_fails)]
             .map(|(name, fault)| (name, fault.load(Ordering::Relaxed)))

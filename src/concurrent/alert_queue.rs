@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::alert::Raised;
 
-/// Counters of the delivery of alerts.
+/// Counters of the alerts that Tidegate delivered to the operator's webhook, could not deliver, or dropped.
 #[derive(Debug, Default)]
 pub struct AlertDeliveryStatus {
     /// Alerts that the receiver accepted.
@@ -20,7 +20,7 @@ pub struct AlertDeliveryStatus {
     pub dropped: AtomicU64,
 }
 
-/// Queue for alerts. Raising an alert never waits.
+/// The queue into which code puts an alert for the operator's webhook. Raising an alert never waits.
 #[derive(Clone, Debug)]
 pub struct Alerts {
     queue: mpsc::Sender<Raised>,
@@ -28,7 +28,7 @@ pub struct Alerts {
 }
 
 impl Alerts {
-    /// A queue for at most `size` alerts, and the receiver from which the alerts are delivered.
+    /// Makes a queue for at most `size` alerts. Returns the queue and its other end, from which the alerts are delivered.
     pub fn new(size: usize, status: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Raised>) {
         let (queue, raised) = mpsc::channel(size);
         (Self { queue, status }, raised)

@@ -1,15 +1,15 @@
-//! A number of bytes that several holders share, and what one reservation holds of it.
+//! The memory budget of request bodies: a number of bytes that the keys share, and the reservations of single bodies.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// A reservation grows by this much at a time. Less would write to a number that all threads share more often; more would
-/// let a body reserve memory long before its bytes arrive.
+/// Step in bytes by which the memory reservation of a request body grows. A smaller step would write more often to a number that
+/// all threads share. A larger step would let a body reserve memory long before its bytes arrive.
 pub const STEP: u64 = 64 * 1024;
 
-/// Nothing fits until a limit is set.
+/// A budget of memory, in bytes, that the request bodies of all keys share. Without a limit, the budget grants nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ByteBudget(Arc<Shared>);
 
@@ -20,38 +20,39 @@ struct Shared {
 }
 
 impl ByteBudget {
-    /// From now on this much may be held. What is held already stays.
+    /// Sets how many bytes of the memory budget may be reserved in all. Existing reservations stay.
     pub fn set_limit(&self, bytes: u64) {
         self.0.limit.store(bytes, Ordering::Relaxed);
     }
 
-    /// How much may be held.
+    /// How many bytes of the memory budget may be reserved in all.
     pub fn limit(&self) -> u64 {
         self.0.limit.load(Ordering::Relaxed)
     }
 
-    /// How much is held.
+    /// How many bytes of the memory budget are reserved now.
     pub fn held(&self) -> u64 {
         self.0.held.load(Ordering::Relaxed)
     }
 
-    /// The right of one holder to take from the budget. Each call makes a reference count of its own, for one thread to
-    /// write to: every reservation counts a reference. Without `others` there is a single holder, which may take everything.
+    /// Returns the right of one holder, such as a key, to reserve bytes of the memory budget. Each call makes a reference count
+    /// of its own, for one thread to write to: every reservation counts a reference. Without `others` there is a single holder,
+    /// which may take everything.
     pub fn share(&self, others: Option<&ByteHolder>) -> ByteShare {
         ByteShare(Arc::new(Parts { budget: self.clone(), holder: others.cloned() }))
     }
 }
 
-/// One of several holders that take from a budget, and how much it holds. Clones count together.
+/// One of several holders (such as a key) that reserve bytes of a memory budget, with the bytes that it holds. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct ByteHolder(Arc<AtomicU64>);
 
-/// A holder's right to take from a [`ByteBudget`].
+/// The right of one holder, such as a key, to reserve bytes of a [`ByteBudget`].
 ///
-/// Where there are several holders, one may hold at most as much as it leaves free: half of what the others do not hold.
-/// So a new holder always finds room. The only reservation of a holder is exempt, so that the largest one fits if nothing
-/// else is held. Two threads that take for one holder at the same moment may pass its bound by one step each; the limit of
-/// the budget is never passed.
+/// Where there are several holders, one may hold at most as much as it leaves free: half of what the others do not hold. So a new
+/// holder always finds room. The only reservation of a holder is exempt, so that the largest one fits if nothing else is held.
+/// Two threads that take for one holder at the same moment may pass its bound by one step each; the limit of the budget is never
+/// passed.
 #[derive(Clone, Debug)]
 pub struct ByteShare(Arc<Parts>);
 
@@ -62,22 +63,22 @@ struct Parts {
 }
 
 impl ByteShare {
-    /// A reservation that holds nothing yet.
+    /// Returns an empty reservation in the memory budget, which can grow.
     pub fn nothing(&self) -> ByteReservation {
         ByteReservation { share: self.clone(), bytes: 0 }
     }
 
-    /// How much the budget allows all holders together.
+    /// How many bytes of the memory budget all holders together may reserve.
     pub fn limit(&self) -> u64 {
         self.0.budget.limit()
     }
 
-    /// Whether a new reservation of so many bytes would be granted now.
+    /// Whether the memory budget would grant this holder a new reservation of so many bytes now.
     pub fn has_room(&self, bytes: u64) -> bool {
         self.grants(self.0.budget.held(), 0, bytes).is_some()
     }
 
-    /// What is held in all once a reservation of `own` bytes has got `more`. None where it must not.
+    /// The bytes that are held in all if a reservation of `own` bytes gets `more`. None if the reservation must not get them.
     fn grants(&self, held: u64, own: u64, more: u64) -> Option<u64> {
         let limit = self.limit();
         let held = held.checked_add(more).filter(|held| *held <= limit)?;
@@ -87,7 +88,7 @@ impl ByteShare {
         (is_only || holds.saturating_add(more) <= limit - held).then_some(held)
     }
 
-    /// Never more than the limit, not even for a moment: one that is refused must not cause the refusal of another.
+    /// Takes `more` bytes, and never exceeds the limit, not even for a moment: a refused body must not cause the refusal of another.
     fn take(&self, own: u64, more: u64) -> bool {
         let Parts { budget, holder } = &*self.0;
         let grants = |held| self.grants(held, own, more);
@@ -107,7 +108,7 @@ impl ByteShare {
     }
 }
 
-/// A part of a [`ByteBudget`]; given back when it is dropped.
+/// Bytes of a [`ByteBudget`] that one request body has reserved. The drop gives them back.
 #[derive(Debug)]
 pub struct ByteReservation {
     share: ByteShare,
@@ -115,12 +116,12 @@ pub struct ByteReservation {
 }
 
 impl ByteReservation {
-    /// How much it is.
+    /// How many bytes this reservation in the memory budget holds.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Holds exactly `bytes`, if there are so many. Otherwise it stays as it is.
+    /// Changes this memory reservation to exactly `bytes`. Returns false and changes nothing if the budget has too few bytes.
     #[must_use]
     pub fn set(&mut self, bytes: u64) -> bool {
         if bytes > self.bytes {
@@ -134,8 +135,8 @@ impl ByteReservation {
         true
     }
 
-    /// Holds at least `bytes`, and where there is enough the rest of a step, as far as `most` are needed in all. Otherwise
-    /// it stays as it is.
+    /// Grows this memory reservation to at least `bytes`, and to a whole [`STEP`] if there is room, but not above `most`. Returns
+    /// false and changes nothing if the budget has too few bytes.
     #[must_use]
     pub fn cover(&mut self, bytes: u64, most: u64) -> bool {
         if bytes <= self.bytes {

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-/// Status of the keys in the store. The reader of the store writes these values; metrics and `/readyz` show them.
+/// Whether the client keys in the store can be read, and how many there are. The reader of the store writes these values; metrics
+/// and `/readyz` show them.
 #[derive(Debug)]
 pub struct StoredKeysStatus {
     /// The keys were never read, so Tidegate cannot tell an unknown key from a key of the store.

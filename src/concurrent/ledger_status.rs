@@ -36,12 +36,12 @@ pub struct LedgerStatus {
 }
 
 impl LedgerStatus {
-    /// Finished requests whose rows are not in the database yet.
+    /// How many finished requests have a ledger row that is not in the database yet.
     pub fn waiting(&self) -> u64 {
         self.settled.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
     }
 
-    /// Counts rows that were written to the database.
+    /// Counts ledger rows in this usage state that were written to the database.
     pub fn count(&self, state: UsageState, rows: u64) {
         for (known, count) in UsageState::ALL.iter().zip(&self.rows) {
             if *known == state {
@@ -50,7 +50,7 @@ impl LedgerStatus {
         }
     }
 
-    /// The faults by their fixed names, with whether each is present.
+    /// The faults that the ledger can have, by their fixed names such as `journal`, each with whether it is present now.
     pub fn faults(&self) -> impl Iterator<Item = (&'static str, bool)> {
         [
             ("journal", &self.journal_fails),

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::random::{NoRandomBytes, RandomBytes, SEED_STEP, unit};
 
-/// Random numbers that need not be hard to guess: for shares by weight and for pauses. Seeded once, as random bytes from the
-/// system would cost each request a system call.
+/// A source of random numbers that need not be hard to guess: for shares by weight and for pauses. It gets a random seed once,
+/// because random bytes from the system would cost each request a system call.
 #[derive(Debug)]
 pub struct RandomSource(AtomicU64);
 
 impl RandomSource {
-    /// A source with a random seed.
+    /// Makes a source of random numbers with a random seed.
     ///
     /// # Errors
     /// The system gave no random bytes.
@@ -18,12 +18,12 @@ impl RandomSource {
         Ok(Self::seeded(u64::from_be_bytes(random_bytes.bytes()?)))
     }
 
-    /// A source that draws the same sequence for the same seed.
+    /// Makes a source of random numbers that returns the same sequence for the same seed.
     pub const fn seeded(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
 
-    /// A random number above 0 and up to 1.
+    /// Returns a random number above 0 and up to 1.
     pub fn draw(&self) -> f64 {
         unit(self.0.fetch_add(SEED_STEP, Ordering::Relaxed))
     }

@@ -8,8 +8,8 @@ use crate::domain::{
     random::{NoRandomBytes, RandomBytes},
 };
 
-/// Makes the request ids of one worker. The first id is random, and a counter makes the next ones: random bytes from the
-/// system would cost each request a system call.
+/// Makes the request ids of one worker. The first id is random, and a counter makes the next ones: random bytes from the system
+/// would cost each request a system call.
 #[derive(Debug)]
 pub struct RequestIds {
     clock: Clock,
@@ -19,7 +19,7 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
-    /// A source of ids that no other worker makes.
+    /// Makes a worker's source of request ids. Other workers make different ids.
     ///
     /// # Errors
     /// The system has no random bytes. Without them, several workers would make the same ids.
@@ -28,7 +28,7 @@ impl RequestIds {
         Ok(Self { clock, worker: random_bytes.bytes()?, next: AtomicU64::new(first) })
     }
 
-    /// The next id.
+    /// Returns the next request id of this worker. A worker gives each request a different id.
     pub fn next(&self) -> RequestId {
         let millis = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
         let mut rest = [0; 10];

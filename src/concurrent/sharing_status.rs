@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Written by the Redis worker, read by every request and by the admin plane.
+/// Whether requests can ask Redis about the limits that replicas share. The Redis worker writes this status; every request and
+/// the admin plane read it.
 #[derive(Debug, Default)]
 pub struct SharingStatus {
     /// Replicas share limits at all.
@@ -14,17 +15,17 @@ pub struct SharingStatus {
 }
 
 impl SharingStatus {
-    /// Whether requests ask Redis.
+    /// Whether requests may ask Redis about shared limits now.
     pub fn is_well(&self) -> bool {
         !self.away.load(Ordering::Acquire)
     }
 
-    /// From now on no request asks Redis. Whether it was so already.
+    /// Records that Redis is unavailable: from now on no request asks it about shared limits. Returns whether that was known before.
     pub fn fails(&self) -> bool {
         self.away.swap(true, Ordering::AcqRel)
     }
 
-    /// Requests ask Redis again.
+    /// Records that Redis works again: requests ask it about shared limits from now on.
     pub fn is_back(&self) {
         self.away.store(false, Ordering::Release);
     }

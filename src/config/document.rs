@@ -9,7 +9,7 @@ use toml::{
 
 use super::report::ConfigFault;
 
-/// The path from the root of the file to one setting.
+/// The path from the root of a configuration file to one setting, as table keys and array indices.
 #[derive(Clone, Default)]
 pub(super) struct Path(Vec<Step>);
 
@@ -20,12 +20,12 @@ enum Step {
 }
 
 impl Path {
-    /// Returns the path of a setting in the table at this path.
+    /// Extends the path of a configuration table by the name of a setting in this table.
     pub(super) fn key(&self, key: &str) -> Self {
         self.with(Step::Key(key.to_owned()))
     }
 
-    /// Returns the path of an element in the array at this path.
+    /// Extends the path of an array in the configuration by the index of one element.
     pub(super) fn index(&self, index: usize) -> Self {
         self.with(Step::Index(index))
     }
@@ -36,7 +36,7 @@ impl Path {
         Self(steps)
     }
 
-    /// Returns the last key of the path. Messages use this name for the place.
+    /// Returns the name of the setting that a path leads to. Messages about faults use this name.
     pub(super) fn name(&self) -> Option<&str> {
         self.0.iter().rev().find_map(|step| match step {
             Step::Key(key) => Some(key.as_str()),
@@ -45,14 +45,14 @@ impl Path {
     }
 }
 
-/// One parsed file, with its text.
+/// One configuration file after the TOML parser: its text, and its values with their places in the text.
 pub(super) struct Document<'a> {
     pub(super) text: &'a str,
     pub(super) root: Spanned<DeTable<'a>>,
 }
 
 impl<'a> Document<'a> {
-    /// Parses the text. Errors of TOML are returned as faults, with the masked text in which a report may show them.
+    /// Parses the text of a configuration file as TOML. Returns the errors of TOML as faults with their places.
     pub(super) fn parse(text: &'a str) -> Result<Self, Vec<ConfigFault>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
@@ -73,7 +73,8 @@ impl<'a> Document<'a> {
         Err(faults)
     }
 
-    /// Returns the place of the value. For a setting that is not in the file, returns the place of its nearest table.
+    /// Returns the byte range of a setting's value in the configuration file. For a setting that is not in the file, returns the
+    /// place of its nearest table.
     pub(super) fn place(&self, path: &Path) -> Option<Range<usize>> {
         let mut place = None;
         let mut step_into: Option<&Spanned<DeValue<'a>>> = None;

@@ -13,7 +13,7 @@ use super::{
     schema, shape,
 };
 
-/// The part of the configuration that a command needs.
+/// The part of the configuration that a command such as `tidegate keys` needs, while other parts may have faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigPart {
     /// `[store]` and `data_dir`, and `[money]` if that table has no faults.
@@ -22,7 +22,7 @@ pub enum ConfigPart {
     Listeners,
 }
 
-/// A configuration for a command, read without the secrets of upstreams and clients.
+/// A configuration for a command, read without the secrets of upstreams and clients. May be only the part that the command needs.
 #[derive(Debug)]
 pub struct PartialConfig {
     /// The whole configuration. If the file has faults, only the requested part, without upstreams, models and keys.
@@ -38,7 +38,7 @@ pub struct PartialConfig {
 /// Tables that are read even when other tables have faults.
 const TABLES: [&str; 2] = ["server", "store"];
 
-/// Reads a configuration. If the file has faults, reads only the part that a command needs.
+/// Reads a configuration for a command. If the file has faults, reads only the part that the command needs.
 ///
 /// # Errors
 /// A report of every fault, when the needed part has faults too or cannot be separated from the faulty parts.

@@ -14,8 +14,8 @@ use super::document::Document;
 const PRIVATE: [&str; 6] = ["secret", "password", "proxy_password", "sha256", "credentials", "headers"];
 const HARMLESS: [&str; 2] = ["name", "account"];
 
-/// Covers everything in a document that may be a secret: values of private settings, values at `hidden` places (unknown settings,
-/// tables in wrong places), and comments.
+/// Returns one line of a configuration file with everything covered that may be a secret. These are values of private settings,
+/// values at `hidden` places (unknown settings, tables in wrong places), and comments.
 pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>], line: Range<usize>) -> String {
     let mut walk = Walk { text: document.text, hidden, line, covered: Vec::new(), occupied: Vec::new() };
     walk.table(document.root.get_ref(), false);
@@ -24,9 +24,10 @@ pub(super) fn parsed(document: &Document<'_>, hidden: &[Range<usize>], line: Ran
     cover(document.text, line, covered, comment)
 }
 
-/// One line of a file that TOML could not make sense of: nobody knows what is a value, so all that could be one goes.
+/// Returns one line of a file that is not valid TOML, with its values covered. It is unknown what is a value, so everything that
+/// could be a secret is covered.
 pub(super) fn unparsed(line: &str) -> String {
-    // A setting's name before `=`, or a header: shown if it can be nothing else.
+    // The name of a setting before `=`, or a header, is shown only if it cannot be anything else.
     let header = line.trim_start().starts_with('[');
     let end = line.find(if header { ']' } else { '=' }).unwrap_or(0);
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_whitespace() || ['_', '.', '['].contains(&c);
@@ -36,7 +37,7 @@ pub(super) fn unparsed(line: &str) -> String {
     name.chars().chain(shown).collect()
 }
 
-/// Whether the text is certainly the name of a variable, and not a secret in its place.
+/// Whether a text is certainly the name of an environment variable, and not a secret in its place.
 pub(super) fn is_variable(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
@@ -50,7 +51,7 @@ fn is_path(text: &str) -> bool {
 struct Walk<'a> {
     text: &'a str,
     hidden: &'a [Range<usize>],
-    /// What is shown. Of everything else nothing is noted.
+    /// The line that is shown. The walk records places inside this line only.
     line: Range<usize>,
     covered: Vec<Range<usize>>,
     /// Places of keys and values. A `#` outside them starts a comment.
@@ -147,7 +148,7 @@ fn overlaps(one: &Range<usize>, other: &Range<usize>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
-/// Where the comment of a line is: from the first `#` that is in no key and no value.
+/// Returns the place of a line's comment: from the first `#` that is in no key and no value.
 fn comment(text: &str, line: &Range<usize>, occupied: Vec<Range<usize>>) -> Range<usize> {
     let shown = text.get(line.clone()).unwrap_or_default();
     let mut hashes = shown.match_indices('#').map(|(at, _)| line.start + at);
@@ -155,7 +156,7 @@ fn comment(text: &str, line: &Range<usize>, occupied: Vec<Range<usize>>) -> Rang
     begins.unwrap_or(line.end)..line.end
 }
 
-/// A line with stars over the letters of `covered`, and without its `comment`; every character keeps its length in bytes.
+/// Returns a line with stars over the characters of `covered`, and without its `comment`. Every character keeps its length in bytes.
 fn cover(text: &str, line: Range<usize>, covered: Vec<Range<usize>>, comment: Range<usize>) -> String {
     let shown = text.get(line.clone()).unwrap_or_default().char_indices().map(|(at, c)| (line.start + at, c));
     let mut out = String::with_capacity(line.len());
@@ -171,7 +172,7 @@ fn cover(text: &str, line: Range<usize>, covered: Vec<Range<usize>>, comment: Ra
     out
 }
 
-/// What covers a character: as long as it is.
+/// Returns the character that covers another one. Both have the same length in bytes.
 fn star(c: char) -> char {
     match c.len_utf8() {
         1 => '*',

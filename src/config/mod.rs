@@ -37,16 +37,16 @@ pub use types::*;
 
 use document::Document;
 
-/// The configuration that is used without a file. The same text documents every setting.
+/// The text of the configuration that is used without a configuration file. The same text documents every setting.
 pub const BUILT_IN: &str = include_str!("../../config/tidegate.toml");
 
 /// Exit code for a configuration that cannot be used: `EX_CONFIG` of sysexits.
 pub const EXIT_CONFIG: u8 = 78;
 
-/// Returns the value of an environment variable.
+/// A function that returns the value of an environment variable by name. None for an unset variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Where the configuration comes from.
+/// Where the configuration comes from: a file, or the text that is built into the binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A file.
@@ -55,7 +55,7 @@ pub enum Source {
     BuiltIn,
 }
 
-/// A valid configuration with its source.
+/// A checked, valid configuration, with its source and the files that it was read from.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
@@ -66,7 +66,7 @@ pub struct Loaded {
     pub reads: WatchedFiles,
 }
 
-/// Reads and checks a configuration. `env` returns environment variables.
+/// Reads and checks a configuration for a gateway, with all secrets. `env` returns environment variables.
 ///
 /// # Errors
 /// A report of every fault.
@@ -74,7 +74,7 @@ pub fn load(source: &Source, env: Environment<'_>) -> Result<Loaded, Report> {
     load_with(source, env, SecretsNeeded::Read)
 }
 
-/// Reads and checks a configuration, with the secrets of upstreams and clients or without.
+/// Reads and checks a configuration. `secrets` says whether the secrets of upstreams and clients are read.
 ///
 /// # Errors
 /// A report of every fault.

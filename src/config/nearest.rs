@@ -1,6 +1,6 @@
 //! "Did you mean …": finds the name that is most like a misspelled one.
 
-/// Returns the name with the fewest different letters, if the difference is small enough for a typing error.
+/// Returns the known name that is most like a misspelled name, if the difference is small enough for a typing error.
 pub(super) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = wanted.chars().count().div_ceil(3);
     let near = names.into_iter().map(|name| (distance(wanted, name), name)).min_by_key(|(distance, _)| *distance)?;

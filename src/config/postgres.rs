@@ -4,7 +4,8 @@ use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-/// Why a URL cannot be used. Neither text repeats a part of the URL, because a secret may be in the wrong place.
+/// Why the URL of a PostgreSQL database cannot be used, and what to write instead. Neither text repeats a part of the URL,
+/// because a secret may be in the wrong place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {help}")]
 pub struct WrongUrl {
@@ -22,7 +23,8 @@ const SEVERAL: &str = "several servers are written \"postgres://user@first:5432,
 const PARAMETERS: [&str; 7] =
     ["sslmode", "sslrootcert", "sslcert", "sslkey", "host", "options", "statement-cache-capacity"];
 
-/// Returns the servers of a URL, in its order. If there are several, one of them is the primary.
+/// Parses the URL of a PostgreSQL database and returns its servers in the order of the URL. If there are several, one of them is
+/// the primary.
 ///
 /// # Errors
 /// When the URL cannot be used.

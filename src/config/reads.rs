@@ -7,7 +7,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// Files with hashes of their content. Some files contain secrets, so the content itself is not stored.
+/// The files that a configuration was read from, with hashes of their content. Some files contain secrets, so the content itself
+/// is not stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WatchedFiles(Vec<WatchedFile>);
 
@@ -18,15 +19,16 @@ struct WatchedFile {
 }
 
 impl WatchedFiles {
-    /// Reads a file and remembers its hash.
+    /// Reads one file of the configuration, and remembers the hash of its content so that a later change is noticed.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<Vec<u8>> {
         let read = fs::read(path);
         self.0.push(WatchedFile { path: path.to_owned(), held: held(&read) });
         read
     }
 
-    /// Reads the same files again. Only the content is compared: times and inodes are not reliable on network file systems or for a
-    /// link whose target was replaced.
+    /// Reads all files of a configuration again and returns their present hashes. The caller compares them with the old ones.
+    /// Only the content counts: times and inodes are not reliable on network file systems or for a link whose target was
+    /// replaced.
     #[must_use]
     pub fn again(&self) -> Self {
         Self(self.0.iter().map(WatchedFile::again).collect())

@@ -6,7 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::reads::WatchedFiles;
 
-/// One fault.
+/// One fault in a configuration: its place in the file, what is wrong, and how to correct the setting.
 pub(super) struct ConfigFault {
     /// Byte range in the text; none if the fault is not in the file.
     pub(super) place: Option<Range<usize>>,
@@ -16,24 +16,24 @@ pub(super) struct ConfigFault {
     pub(super) help: String,
 }
 
-/// All faults of a configuration. Never contains a secret: `mask` covers the text before it is shown.
+/// All faults of a configuration, for people. Never contains a secret: `mask` covers the text before it is shown.
 pub struct Report {
     source: String,
     faults: Vec<(ConfigFault, Option<Line>)>,
     reads: WatchedFiles,
 }
 
-/// The line in which a fault begins: one is enough to find it.
+/// The line of the file in which a fault begins. One line is enough to find the fault.
 struct Line {
     number: usize,
     text: String,
-    /// The fault's part of it.
+    /// The part of the line that is the fault, as a byte range.
     span: Range<usize>,
 }
 
 impl Report {
-    /// A report in the order of the file; what has no place in it comes last. `shown` tells how the line at these bytes of
-    /// `text` may be shown, byte for byte in its place.
+    /// Makes a report of the faults of a configuration, in the order of the file. Faults without a place in the file come last.
+    /// `shown` returns the line at these bytes of `text` with its secrets covered, each byte in its place.
     pub(super) fn new(
         source: String,
         text: &str,
@@ -48,25 +48,25 @@ impl Report {
         Self { source, faults: faults.into_iter().map(with_line).collect(), reads: WatchedFiles::default() }
     }
 
-    /// Adds the files that were read before the faults were found.
+    /// Adds to a report of faults the files that were read before the faults were found.
     pub(super) fn after(mut self, reads: WatchedFiles) -> Self {
         self.reads = reads;
         self
     }
 
-    /// Returns the files that were read before the faults were found.
+    /// Returns the files of the configuration that were read before the faults of this report were found.
     #[must_use]
     pub fn reads(&self) -> &WatchedFiles {
         &self.reads
     }
 
-    /// Returns the number of faults; never 0.
+    /// Returns the number of faults in a report about a configuration; never 0.
     #[must_use]
     pub fn count(&self) -> usize {
         self.faults.len()
     }
 
-    /// Renders the report for people, in the style of rustc.
+    /// Renders a report of the faults of a configuration for people, in the style of rustc. `color` adds terminal colors.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
@@ -92,7 +92,7 @@ impl Report {
     }
 }
 
-/// The line where a fault begins; a list over many lines is pointed at where it begins.
+/// Returns the line where a fault begins, also for a list over many lines.
 fn line(text: &str, place: &Range<usize>, shown: impl Fn(Range<usize>) -> String) -> Line {
     let start = floor(text, place.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);

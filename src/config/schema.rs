@@ -11,7 +11,7 @@ pub fn schema() -> String {
     format!("{:#}\n", tree())
 }
 
-/// Returns the schema without references, so that `shape` can walk schema and document together.
+/// Returns the JSON Schema of a configuration file without references, so that `shape` can walk schema and document together.
 pub(super) fn tree() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut tree = settings.into_generator().into_root_schema_for::<raw::File>().to_value();

@@ -15,7 +15,7 @@ use super::{
     report::ConfigFault,
 };
 
-/// The valid settings of a document, and its faults.
+/// Result of the comparison of a configuration file with the JSON Schema: the valid settings and the faults.
 pub(super) struct Shape {
     /// The valid settings. An array with an invalid element is left out, so that indices stay correct.
     pub(super) settings: Value,
@@ -25,7 +25,7 @@ pub(super) struct Shape {
     pub(super) hidden: Vec<Range<usize>>,
 }
 
-/// Compares a document with the schema.
+/// Compares a configuration file with the JSON Schema of the settings. Returns the valid settings, and a fault for each other one.
 pub(super) fn read(document: &Document<'_>, schema: &Value) -> Shape {
     let mut reader = Reader { faults: Vec::new(), hidden: Vec::new(), schema: schema.clone() };
     let settings = reader.table(document.root.get_ref(), None, schema, &Path::default());
@@ -227,7 +227,7 @@ fn mend(words: &str, name: &str, schema: &Value) -> String {
     }
 }
 
-/// Turns the valid settings into the structs from which the schema was generated.
+/// Turns the valid settings of a configuration file into the structs of `raw`, from which the schema was generated.
 pub(super) fn settings<T: serde::de::DeserializeOwned>(shape: &mut Shape) -> Option<T> {
     let settings = std::mem::take(&mut shape.settings);
     match serde_json::from_value(settings) {

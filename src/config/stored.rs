@@ -14,15 +14,15 @@ use crate::domain::{
     money::{Budget, Currency, LAST_START},
 };
 
-/// A key of the store as a configured key, with the faults of its settings. A key that is restricted to missing models or upstreams
-/// may use none of them, and never all. A key whose limits cannot be enforced is refused.
+/// A key of the store converted to a configured key, with the faults of its settings. A key that is restricted to missing models
+/// or upstreams may use none of them, and never all. A key whose limits cannot be enforced is refused.
 pub(super) struct StoredKeyConfig {
     pub(super) key: Option<Key>,
     pub(super) faults: Vec<String>,
     unusable: Option<&'static str>,
 }
 
-/// One fault of a key of the store.
+/// One fault in the settings of a key of the store, such as a group that the configuration does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredFault {
     /// The key's name.
@@ -47,7 +47,8 @@ const NO_HASH: &str = "its hash cannot be read";
 const OF_FILE: &str = "the configuration has one of its name or secret";
 
 impl Config {
-    /// Adds keys of the store and returns their faults. If the file has a key with the same name or secret, the file's key is used.
+    /// Adds the keys of the store to the configuration and returns the faults of these keys. If the file has a key with the same
+    /// name or secret, the file's key is used.
     pub fn add_stored(&mut self, stored: &[StoredKey]) -> Vec<StoredFault> {
         let mut faults = Vec::new();
         let has_others = self.has_others(stored);
@@ -66,18 +67,20 @@ impl Config {
         faults
     }
 
-    /// Returns why a key of the store is refused regardless of its own `disabled` flag. `all` are the keys of the store.
+    /// Returns why Tidegate refuses a key of the store, regardless of its own `disabled` flag. None if nothing else refuses the key.
+    /// `all` are the keys of the store.
     pub fn unusable(&self, stored: &StoredKey, all: &[StoredKey]) -> Option<&'static str> {
         let ended = stored.settings.interim && self.has_others(all);
         self.take(stored).unusable.or(ended.then_some(HAS_OTHERS))
     }
 
-    /// Whether a key exists besides the first key, which the first start creates. The first key ends as soon as another key exists.
+    /// Whether a client key exists besides the first key, which the first start creates. The first key ends as soon as another
+    /// key exists.
     pub fn has_others(&self, stored: &[StoredKey]) -> bool {
         self.keys.iter().any(|key| key.kept == KeySource::File) || stored.iter().any(|key| !key.settings.interim)
     }
 
-    /// Returns the faults of a key that an operator wants to store.
+    /// Returns the faults in the settings of a client key that an operator wants to store.
     pub fn faults_of(&self, stored: &StoredKey) -> Vec<String> {
         let StoredKeyConfig { key, mut faults, unusable: _ } = self.take(stored);
         if let (Some(_), Some(key)) = (stored.settings.starts_on, key)

@@ -14,8 +14,8 @@ use super::types::{
     OnClientGone, OnLostState, SharedLimits, Store, Strategy, Target, UnknownIds, Upstream, WhenRedisIsAway,
 };
 
-/// Describes the configuration for people. `memory` is the most memory that this configuration allows. `disk` describes its use of
-/// the disk.
+/// Describes a checked configuration for people, for `tidegate check`. `memory` is the most memory that this configuration
+/// allows. `disk` describes its use of the disk.
 #[must_use]
 pub fn summary(config: &Config, memory: &dyn Display, disk: &dyn Display) -> String {
     let mut out = String::new();

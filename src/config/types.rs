@@ -69,7 +69,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns a copy that shares no text with this one, so that threads do not write to the same reference counts.
+    /// Returns a copy of the configuration that shares no text with it, so that threads do not write to the same reference counts.
     #[must_use]
     pub fn apart(&self) -> Self {
         let mut copy = self.clone();
@@ -99,7 +99,7 @@ fn own(text: &mut Arc<str>) {
     *text = Arc::from(&**text);
 }
 
-/// `[server]`.
+/// The checked `[server]` table of the configuration: listeners, certificate, folders, sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Address of the data plane.
@@ -128,7 +128,7 @@ pub struct Server {
     pub contact: Option<Arc<str>>,
 }
 
-/// A certificate with its private key. The check found that they fit together.
+/// The TLS certificate of the data plane with its private key. The check found that they fit together.
 #[derive(Clone)]
 pub struct Identity {
     /// Certificate chain and key, as rustls uses them.
@@ -149,7 +149,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// `[routing]`, without the default upstream.
+/// The checked `[routing]` table of the configuration, without the default upstream: how many attempts and retries are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// Attempts for one request, including the first; at least 1.
@@ -160,7 +160,7 @@ pub struct Retries {
     pub retry_after_max: Duration,
 }
 
-/// `[health]`.
+/// The checked `[health]` table of the configuration: when an upstream or credential is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Faults in a row that eject a candidate.
@@ -177,7 +177,7 @@ pub struct Health {
     pub cooldown_max: Duration,
 }
 
-/// `[timeouts]`. None of them covers a whole stream.
+/// The checked `[timeouts]` table of the configuration: deadlines of connections, requests and upstreams. None covers a whole stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timeouts {
     /// From the accepted connection to its first byte.
@@ -215,7 +215,7 @@ pub struct Timeouts {
     pub upstream_pool_idle: Duration,
 }
 
-/// `[log]`.
+/// The checked `[log]` table of the configuration: format, level and content of log lines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// JSON or text.
@@ -226,7 +226,7 @@ pub struct Log {
     pub client_ip: bool,
 }
 
-/// Whether the secrets of upstreams and clients are read.
+/// Whether loading a configuration reads the secrets of upstreams and clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretsNeeded {
     /// To run Tidegate: a missing secret is a fault.
@@ -235,7 +235,7 @@ pub enum SecretsNeeded {
     Leave,
 }
 
-/// `[store]`: where keys and ledger are stored.
+/// The checked `[store]` table of the configuration: the database where keys and ledger are stored.
 #[derive(Clone, Debug)]
 pub enum Store {
     /// SQLite, as files in the data folder.
@@ -262,7 +262,7 @@ impl PartialEq for Store {
     }
 }
 
-/// Format of log lines.
+/// Format of log lines: JSON, or text for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object a line.
@@ -271,7 +271,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// User and password for a proxy.
+/// User and password with which Tidegate logs in to the proxy on the way to an upstream.
 #[derive(Clone, Debug)]
 pub struct ProxyLogin {
     /// The user name.
@@ -287,7 +287,7 @@ impl PartialEq for ProxyLogin {
     }
 }
 
-/// `[[upstreams]]`: one provider endpoint.
+/// One checked `[[upstreams]]` block of the configuration: a provider endpoint with its credentials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Unique name of the upstream.
@@ -336,7 +336,7 @@ pub struct Upstream {
     pub error_rules: Vec<ErrorRule>,
 }
 
-/// `on_incomplete`.
+/// Setting `on_incomplete` of an upstream: what the client sees when a stream ends without its terminal event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnIncomplete {
     /// The stream ends for the client as the upstream ended it.
@@ -345,7 +345,7 @@ pub enum OnIncomplete {
     Break,
 }
 
-/// One credential of an upstream.
+/// One credential of an upstream in the configuration: the secret that Tidegate sends, its name and its account.
 #[derive(Clone, Debug)]
 pub struct Credential {
     /// Name in logs. The default is the name of the variable or file.
@@ -369,7 +369,7 @@ impl PartialEq for Credential {
     }
 }
 
-/// A configured upstream of which no credential is set.
+/// A configured upstream that Tidegate leaves out, because none of its optional credentials is set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IdleUpstream {
     /// Name of the upstream.
@@ -378,7 +378,7 @@ pub struct IdleUpstream {
     pub variables: Vec<String>,
 }
 
-/// `[[models]]`: a model name and its route.
+/// One checked `[[models]]` block of the configuration: a model name and the targets of its route.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// The name that clients ask for. With a trailing `*` it matches every name that begins so.
@@ -393,7 +393,7 @@ pub struct Model {
     pub require_usage: bool,
 }
 
-/// How targets of one priority are ordered for a request.
+/// Setting `strategy` of a model: how the targets of one priority are ordered for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// In the order of the file: each target has a priority of its own, unless the file sets one.
@@ -404,7 +404,7 @@ pub enum Strategy {
     LeastLatency,
 }
 
-/// One upstream with its own name for the model.
+/// One target of a model in the configuration: an upstream, with its own name for the model, a priority and a weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Index into `Config::upstreams`.

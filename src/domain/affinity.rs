@@ -1,6 +1,7 @@
 //! Results of affinity: of a lookup, and of the placement of a request.
 
-/// Result of the lookup of a reference that a request names. The names are fixed: metric label `result`.
+/// Result of the lookup of a reference: an id in a request that names state, such as a response. The names are fixed: metric
+/// label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LookupResult {
     /// The reference belongs to the key, or to the key's group.
@@ -14,10 +15,10 @@ pub enum LookupResult {
 }
 
 impl LookupResult {
-    /// All results.
+    /// All results that the lookup of a reference can have.
     pub const ALL: [Self; 4] = [Self::Own, Self::Foreign, Self::Unknown, Self::CannotTell];
 
-    /// The fixed name of the result.
+    /// The fixed name of the result of a lookup, such as `own` or `foreign`: metric label `result`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -28,7 +29,8 @@ impl LookupResult {
     }
 }
 
-/// How affinity placed a request that refers to state. The names are fixed: metric label `result`.
+/// How affinity placed a request that refers to state: for example, on the account that holds the state. The names are fixed:
+/// metric label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PlacementResult {
     /// The request was sent to the account that holds the state.
@@ -51,7 +53,7 @@ pub enum PlacementResult {
 }
 
 impl PlacementResult {
-    /// All results.
+    /// All results that the placement of a request can have.
     pub const ALL: [Self; 8] = [
         Self::Pinned,
         Self::Free,
@@ -63,7 +65,7 @@ impl PlacementResult {
         Self::Stripped,
     ];
 
-    /// The fixed name of the result.
+    /// The fixed name of the result of a placement, such as `pinned` or `free`: metric label `result`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pinned => "pinned",

@@ -1,6 +1,7 @@
 //! Alerts that Tidegate sends to the operator through a webhook.
 
-/// Kind of an alert. The names are fixed: field `event` of the webhook.
+/// Kind of an alert that Tidegate sends to the operator's webhook, such as a spent budget. The names are fixed: field `event` of
+/// the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AlertEvent {
     /// 80 % of a budget is spent.
@@ -18,7 +19,7 @@ pub enum AlertEvent {
 }
 
 impl AlertEvent {
-    /// The fixed name of the event.
+    /// The fixed name of the kind of an alert, such as `budget_spent`: field `event` of the webhook.
     pub const fn name(self) -> &'static str {
         match self {
             Self::BudgetWarning => "budget_warning",
@@ -32,13 +33,13 @@ impl AlertEvent {
 }
 
 impl AlertEvent {
-    /// Whether a restart does not raise the alert again: spend reaches a threshold once. Every other condition that still applies is
-    /// found again.
+    /// Whether a lost alert of this kind is not raised again after a restart, because spend reaches a threshold once. Every other
+    /// condition that still applies is found again.
     pub const fn happens_once(self) -> bool {
         matches!(self, Self::BudgetWarning | Self::BudgetSpent)
     }
 
-    /// The event of this name.
+    /// The kind of alert with this name, such as `budget_spent`. None for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         let all = [
             Self::BudgetWarning,
@@ -52,7 +53,7 @@ impl AlertEvent {
     }
 }
 
-/// One alert: names and numbers only, never a secret.
+/// One alert for the operator: its kind, its subject and a text. Contains names and numbers only, never a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alert {
     /// Kind of the alert.
@@ -63,7 +64,7 @@ pub struct Alert {
     pub text: String,
 }
 
-/// An alert that waits for delivery.
+/// An alert that waits for delivery to the operator's webhook, with its id and time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raised {
     /// The same id for each delivery, so that a receiver can recognise a repeated alert.

@@ -9,18 +9,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The clock of the operating system.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
     pub const fn system() -> Self {
         Self { now: SystemTime::now }
     }
 
-    /// A clock that calls `now`.
+    /// A clock that calls `now` for the time. Tests use such a clock with a constant time.
     pub const fn from_fn(now: fn() -> SystemTime) -> Self {
         Self { now }
     }
 
-    /// Time since 1970-01-01 UTC; zero for an earlier time.
+    /// The wall-clock time as the time since 1970-01-01 UTC. Zero where the clock shows an earlier time.
     pub fn since_epoch(self) -> Duration {
         (self.now)().duration_since(UNIX_EPOCH).unwrap_or_default()
     }

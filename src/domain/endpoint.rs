@@ -4,7 +4,7 @@ use http::Method;
 
 use super::origin::Kind;
 
-/// A group of endpoints. The setting `surface` lists the groups that an upstream has.
+/// A group of API endpoints, such as all below `/responses`. The setting `surface` lists the groups that an upstream has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Surface {
     /// `/responses` and all paths below.
@@ -26,7 +26,7 @@ pub enum Surface {
 }
 
 impl Surface {
-    /// All surfaces.
+    /// All surfaces (groups of API endpoints).
     pub const ALL: [Self; 8] = [
         Self::Responses,
         Self::Conversations,
@@ -38,7 +38,7 @@ impl Surface {
         Self::Audio,
     ];
 
-    /// The fixed name of the surface, as in the setting `surface`.
+    /// The fixed name of a surface (a group of API endpoints), as in the setting `surface`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Responses => "responses",
@@ -52,13 +52,13 @@ impl Surface {
         }
     }
 
-    /// The surface with this name.
+    /// The surface (group of API endpoints) with this name, as in the setting `surface`. None for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|surface| surface.name() == name)
     }
 }
 
-/// Kind of the body of a request.
+/// Which body the requests to an endpoint have: JSON with a model, JSON without a model, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestBodyKind {
     /// One JSON object whose top-level `model` chooses the route.
@@ -69,7 +69,7 @@ pub enum RequestBodyKind {
     Nothing,
 }
 
-/// Format of the body of an answer.
+/// Format of the answers of an endpoint: a response, a completion, vectors, another JSON object, or media.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AnswerShape {
     /// A response, as one JSON object or as an event stream.
@@ -84,7 +84,7 @@ pub enum AnswerShape {
     Media,
 }
 
-/// One operation of the API.
+/// One operation of the API that Tidegate relays, with its method and path, such as `POST /responses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `POST /responses`.
@@ -135,7 +135,7 @@ pub enum Endpoint {
 struct Facts(&'static str, Method, &'static str, RequestBodyKind, AnswerShape, Surface);
 
 impl Endpoint {
-    /// All endpoints.
+    /// All endpoints of the API that Tidegate relays.
     pub const ALL: [Self; 21] = [
         Self::CreateResponse,
         Self::CountInputTokens,
@@ -194,58 +194,59 @@ impl Endpoint {
         }
     }
 
-    /// The fixed name of the endpoint, as the SDKs call it.
+    /// The fixed name of an API endpoint, as the SDKs call the operation.
     pub fn name(self) -> &'static str {
         self.facts().0
     }
 
-    /// The HTTP method.
+    /// The HTTP method of an API endpoint.
     pub fn method(self) -> Method {
         self.facts().1
     }
 
-    /// The path without `/v1`. A part in braces is an id.
+    /// The path of an API endpoint without `/v1`, such as `/responses/{id}`. A part in braces is an id.
     pub fn path(self) -> &'static str {
         self.facts().2
     }
 
-    /// The kind of body that a request to this endpoint has.
+    /// The kind of body that a request to this API endpoint has.
     pub fn request_body(self) -> RequestBodyKind {
         self.facts().3
     }
 
-    /// The format of a successful answer.
+    /// The format of a successful answer of this API endpoint.
     pub fn shape(self) -> AnswerShape {
         self.facts().4
     }
 
-    /// The surface that the endpoint belongs to.
+    /// The surface (group of API endpoints) that this endpoint belongs to.
     pub fn surface(self) -> Surface {
         self.facts().5
     }
 
-    /// Whether the endpoint uses no model: its requests use no tokens and cost nothing.
+    /// Whether requests to this API endpoint cost nothing and use no tokens, because no model works for them.
     pub fn is_free(self) -> bool {
         self.request_body() != RequestBodyKind::Model || self == Self::CountInputTokens
     }
 
-    /// Whether the answer has output tokens, which are billed.
+    /// Whether answers of this API endpoint have output tokens, which are billed. Embeddings and moderations have none.
     pub fn has_output(self) -> bool {
         self.shape() != AnswerShape::Vectors
     }
 
-    /// Whether the method is safe: a repeated request does no harm.
+    /// Whether a request to this API endpoint may be repeated without harm: whether its method is `GET`.
     pub fn is_safe(self) -> bool {
         self.method() == Method::GET
     }
 
-    /// Whether the path names an object, which belongs to one account.
+    /// Whether the path of this API endpoint contains ids of objects, such as `/responses/{id}`. Each object belongs to one
+    /// account.
     pub fn has_ids(self) -> bool {
         self.path().contains('{')
     }
 
-    /// The endpoint and the ids in the raw path of a request, with or without `/v1`. None where the path does not match this
-    /// endpoint, or an id in the path is not valid.
+    /// Matches the raw path of a request, with or without `/v1`, with this endpoint, and returns the ids in the path. None where
+    /// the path does not match this endpoint, or an id in the path is not valid.
     pub fn resource(self, path: &str) -> Option<Resource<'_>> {
         let path = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
         let (mut expected, mut given) = (self.path().split('/'), path.split('/'));
@@ -269,7 +270,7 @@ fn is_id(text: &str) -> bool {
     (1..=256).contains(&text.len()) && text.bytes().all(is_allowed) && text != "." && text != ".."
 }
 
-/// An endpoint with the ids from the path of a request, unchanged.
+/// An API endpoint together with the ids from the path of a request, unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resource<'a> {
     /// The endpoint.
@@ -279,18 +280,19 @@ pub struct Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// The ids in the order of the path.
+    /// The ids in the path of a request, in the order of the path.
     pub fn ids(&self) -> impl Iterator<Item = &'a str> {
         self.ids.into_iter().filter(|id| !id.is_empty())
     }
 
-    /// The ids with the kind of object that each names, in the order of the path.
+    /// The ids in the path of a request with the kind of object that each id names, in the order of the path.
     pub fn names(&self) -> impl Iterator<Item = (Kind, &'a str)> {
         let first = if self.endpoint.surface() == Surface::Responses { Kind::Response } else { Kind::Conversation };
         [first, Kind::Item].into_iter().zip(self.ids())
     }
 
-    /// Appends the path to `into`. The path is built from the table and the ids, never copied from the client's request.
+    /// Appends the path for the upstream to `into`. The path is built from the table of endpoints and the ids, never copied from
+    /// the client's request.
     pub fn write(&self, into: &mut String) {
         let mut ids = self.ids();
         for part in self.endpoint.path().split('/').skip(1) {

@@ -2,17 +2,17 @@
 
 use std::{cmp::Ordering, time::Duration};
 
-/// Health state of an upstream or a credential at one moment.
+/// Health state of an upstream or a credential at one moment: in service, half-open or ejected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HealthState {
-    /// In service: requests may use it.
+    /// In service: requests may use the upstream or credential.
     #[default]
     InService,
-    /// Half-open: the cooldown is over, and one request may probe it.
+    /// Half-open: the cooldown is over, and one request may probe the upstream or credential.
     Probation(EjectionCause),
-    /// Ejected: requests skip it.
+    /// Ejected: requests skip the upstream or credential.
     Out {
-        /// Why it is ejected.
+        /// Why the upstream or credential is ejected.
         cause: EjectionCause,
         /// Rest of the cooldown; zero = a probe is in progress.
         left: Duration,
@@ -35,10 +35,10 @@ pub enum EjectionCause {
 }
 
 impl EjectionCause {
-    /// All causes.
+    /// All causes for which an upstream or a credential can be ejected.
     pub const ALL: [Self; 5] = [Self::RateLimited, Self::Faults, Self::RefusedOnce, Self::Refused, Self::Unpaid];
 
-    /// The fixed name of the cause.
+    /// The fixed name of the cause of an ejection, such as `rate_limited`: log field `cause`, metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
@@ -49,26 +49,29 @@ impl EjectionCause {
         }
     }
 
-    /// Whether the upstream refused the credential or its account. Only a successful request then ends the ejection.
+    /// Whether an ejection has this cause because the upstream refused the credential or its account. Only a successful request
+    /// then ends the ejection.
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::RefusedOnce | Self::Refused | Self::Unpaid)
     }
 }
 
 impl HealthState {
-    /// Whether requests may use it while other candidates exist.
+    /// Whether an upstream or credential in this health state is not ejected. Ejected ones are used only if no other candidate
+    /// exists.
     pub fn is_usable(self) -> bool {
         !matches!(self, Self::Out { .. })
     }
 
-    /// The health state of a candidate that needs both: the worse of the two.
+    /// The health state of a candidate, from the health states of its upstream and of its credential: the worse of the two.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         if self.badness(&other) == Ordering::Less { other } else { self }
     }
 
-    /// Orders two states for a request that has no better candidate: the greater state is the worse choice. A refused credential
-    /// will most probably be refused again. Other ejected candidates may work again, the sooner their cooldown ends.
+    /// Compares two health states for a request that has only ejected candidates: the greater state is the worse choice. A
+    /// refused credential will most probably be refused again. Other ejected candidates may work again, the sooner their cooldown
+    /// ends.
     pub fn badness(&self, other: &Self) -> Ordering {
         let rank = |state: &Self| match *state {
             Self::InService => (0, Duration::ZERO),

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// holds no text over 512 bytes.
 pub const MAX_NAME_BYTES: usize = 128;
 
-/// One key in the store.
+/// One client key as the store keeps the key: its name, the hash of its secret, and what it may do. The secret itself is not
+/// stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredKey {
@@ -26,7 +27,7 @@ pub struct StoredKey {
     pub settings: KeySettings,
 }
 
-/// The old secret of a rotated key. The old secret still works for a grace period.
+/// The old secret of a client key whose secret was replaced. The old secret still works for a grace period.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotatedSecret {
@@ -36,7 +37,8 @@ pub struct RotatedSecret {
     pub until_ms: u64,
 }
 
-/// What a key may do. The fields have the names of the settings in `[[keys]]`; an absent setting sets no limit.
+/// What a client key may do: models, upstreams, limits and budgets. The fields have the names of the settings in `[[keys]]`. An
+/// absent setting sets no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeySettings {

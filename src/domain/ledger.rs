@@ -37,11 +37,11 @@ pub enum UsageState {
 }
 
 impl UsageState {
-    /// All states. The journal stores the position in this list: add new states at the end only.
+    /// All usage states of a ledger row. The journal stores the position in this list: add new states at the end only.
     pub const ALL: [Self; 7] =
         [Self::Open, Self::Exact, Self::Partial, Self::Unknown, Self::Interrupted, Self::Pending, Self::UnpricedPart];
 
-    /// The fixed name of the state.
+    /// The fixed name of the usage state of a ledger row, such as `exact`: column `state`, metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -54,13 +54,13 @@ impl UsageState {
         }
     }
 
-    /// Whether a row in this state is replaced when a later row of the same request comes.
+    /// Whether a ledger row in this state is replaced when a later row of the same request comes.
     pub const fn is_replaceable(self) -> bool {
         matches!(self, Self::Open | Self::Interrupted)
     }
 
-    /// The state of a finished request. The state is about the answer that the client got: no provider reports the cost of the
-    /// attempts before it.
+    /// The usage state of a finished request: how much of its usage and cost is known. The state is about the answer that the
+    /// client got, because no provider reports the cost of the attempts before it.
     pub fn of(outcome: &Outcome) -> Self {
         match Self::ignoring_prices(outcome) {
             Self::Exact if !unpriced(outcome).is_empty() => Self::UnpricedPart,
@@ -137,8 +137,8 @@ fn did_no_work(result: AttemptResult) -> bool {
     }
 }
 
-/// One ledger row: names and numbers only, never a prompt, a secret or the text of an error. An open row holds what is known
-/// before the request is sent upstream.
+/// One ledger row, the record of one request: names and numbers only, never a prompt, a secret or the text of an error. An open
+/// row holds what is known before the request is sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
     /// Id of the request. The id also holds the time.
@@ -198,7 +198,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The row of a finished request.
+    /// The ledger row of a finished request, made from the outcome of the request.
     pub fn settled(outcome: &'a Outcome) -> Self {
         let last_attempt = outcome.attempts.last();
         let state = UsageState::of(outcome);
@@ -226,14 +226,15 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The charge in the other currency, at the row's own exchange rate. For an open row, the reserved cost. None without a rate
-    /// or a cost.
+    /// The cost of a ledger row in the other currency, at the exchange rate of the row. For an open row, the reserved cost. None
+    /// without a rate or a cost.
     pub fn exchanged(&self) -> Option<u64> {
         let (nano, from) = (self.cost.or(self.reserved_cost)?, self.price?.currency);
         self.exchange.convert(nano, from, from.other())
     }
 
-    /// The row of a request that Tidegate is about to send to `upstream`.
+    /// The open ledger row of a request that Tidegate is about to send to `upstream`. The journal gets this row before the first
+    /// byte is sent.
     pub fn open(outcome: &'a Outcome, upstream: Option<&'a str>) -> Self {
         Self {
             id: outcome.id,
@@ -278,7 +279,7 @@ fn bill(outcome: &Outcome) -> Option<Bill> {
     Some(tariff.bill(&outcome.usage))
 }
 
-/// Parts of the reported usage that have no price, where the model has a price.
+/// Parts of a request's reported usage that the price of its model does not cover. Empty where the model has no price at all.
 pub fn unpriced(outcome: &Outcome) -> Parts {
     let is_reported = !outcome.usage.is_empty();
     bill(outcome).filter(|_| is_reported).map(|bill| bill.unpriced).unwrap_or_default()
@@ -308,7 +309,8 @@ pub fn charge(outcome: &Outcome, state: UsageState) -> Option<(u64, bool)> {
     }
 }
 
-/// Tokens that a finished request is charged with: reported, seen, or else estimated.
+/// Number of tokens that a finished request is charged with: reported tokens, else tokens of the text that passed, else the
+/// reservation.
 pub fn tokens_charged(outcome: &Outcome) -> u64 {
     let Usage { input, output, total, .. } = usage_with_estimates(outcome);
     let sum = input.unwrap_or_default().saturating_add(output.unwrap_or_default());
@@ -363,8 +365,8 @@ fn hidden(outcome: &Outcome) -> u64 {
     sealed.max(usual).max(u64::try_from(in_time).unwrap_or(u64::MAX)).min(MAX_TOKENS)
 }
 
-/// The text with `?` in place of control characters, so that every database can store the text and every terminal can show it.
-/// PostgreSQL refuses NUL: a row with NUL would never reach the database.
+/// Replaces control characters in a text of a ledger row by `?`. So every database can store the text, and every terminal can
+/// show it. PostgreSQL refuses NUL: a row with NUL would never reach the database.
 pub fn storable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);

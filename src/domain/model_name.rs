@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-/// A model name, or a prefix of model names: a trailing `*` matches any rest.
+/// A pattern for model names in the configuration: one name, or a prefix with a trailing `*` that matches any rest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelPattern(pub Arc<str>);
 
 impl ModelPattern {
-    /// The prefix that names must have, where the pattern ends in `*`.
+    /// The prefix that model names must have to match this pattern. None where the pattern does not end in `*`.
     pub fn prefix(&self) -> Option<&str> {
         self.0.strip_suffix('*')
     }
 
-    /// Whether the pattern matches the requested name, or the part of the name after `upstream/`. A client must not escape the
-    /// limits of a model with a request for `upstream/model`.
+    /// Whether this pattern matches the requested model name, or the part of the name after `upstream/`. So a client cannot
+    /// escape the limits of a model with a request for `upstream/model`.
     pub fn matches(&self, requested: &str, is_upstream: impl Fn(&str) -> bool) -> bool {
         let matches_name = |name: &str| match self.prefix() {
             Some(prefix) => name.starts_with(prefix),
@@ -24,10 +24,10 @@ impl ModelPattern {
     }
 }
 
-/// Whether every server reads this name as the same model.
+/// Whether every server reads this model name as the same model: no invisible characters, and no spaces at an end.
 ///
-/// Lenient providers trim names and drop invisible characters. With such a name, a client could reach a model other than the
-/// one whose price and permissions Tidegate checked.
+/// Lenient providers trim names and drop invisible characters. With such a name, a client could reach a model other than the one
+/// whose price and permissions Tidegate checked.
 pub fn is_plain(name: &str) -> bool {
     let is_hidden = |c: char| c.is_control() || is_invisible(c);
     // Most names are ASCII: one pass over bytes.

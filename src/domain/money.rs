@@ -9,7 +9,7 @@ pub const UNIT: u64 = 1_000_000_000;
 /// The largest amount, in nano-units: the largest integer of SQL. About nine billion yuan or dollars.
 pub const MOST: u64 = i64::MAX as u64;
 
-/// Currency of an amount. The names are fixed: settings, column `currency`.
+/// Currency of an amount of money: yuan or dollar. The names are fixed: settings, column `currency`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Currency {
     /// Yuan.
@@ -22,7 +22,7 @@ impl Currency {
     /// All currencies. The journal stores the position in this list: add new currencies at the end only.
     pub const ALL: [Self; 2] = [Self::Cny, Self::Usd];
 
-    /// The fixed name of the currency.
+    /// The fixed name of a currency: `CNY` or `USD`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cny => "CNY",
@@ -30,7 +30,7 @@ impl Currency {
         }
     }
 
-    /// The other currency.
+    /// The other one of the two currencies: USD for CNY, and CNY for USD.
     pub const fn other(self) -> Self {
         match self {
             Self::Cny => Self::Usd,
@@ -38,13 +38,13 @@ impl Currency {
         }
     }
 
-    /// The currency with this name, in any letter case.
+    /// The currency with this name (`CNY` or `USD`), in any letter case. None for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|currency| currency.name().eq_ignore_ascii_case(name))
     }
 }
 
-/// An amount in one currency.
+/// An amount of money in one currency, in nano-units (billionths).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Money {
     /// The amount in nano-units; at most [`MOST`].
@@ -60,7 +60,7 @@ impl fmt::Display for Money {
     }
 }
 
-/// An amount as people write it: `12.5`.
+/// Writes an amount of nano-units as a decimal number for people: `12.5`.
 pub fn decimal(nano: u64) -> String {
     let (units, rest) = (nano / UNIT, nano % UNIT);
     if rest == 0 {
@@ -69,8 +69,8 @@ pub fn decimal(nano: u64) -> String {
     format!("{units}.{}", format!("{rest:09}").trim_end_matches('0'))
 }
 
-/// Nano-units of a decimal number as people write it (`50`, `0.125`). None for a number with more than nine decimal places, and
-/// for a number above [`MOST`].
+/// Parses a decimal number as people write it (`50`, `0.125`) into nano-units. None for a number with more than nine decimal
+/// places, and for a number above [`MOST`].
 pub fn nano(text: &str) -> Option<u64> {
     let (units, places) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
@@ -82,7 +82,7 @@ pub fn nano(text: &str) -> Option<u64> {
     (nano <= MOST).then_some(nano)
 }
 
-/// Conversion between the two currencies.
+/// The exchange rate between yuan and dollar, which converts amounts of money. May be absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {
     /// Nano-yuan per dollar; none = amounts in different currencies are never added.
@@ -90,7 +90,7 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// Converts an amount from one currency to another, rounded up. None where no rate is configured.
+    /// Converts an amount of money from one currency to another, rounded up. None where no exchange rate is configured.
     pub fn convert(self, nano: u64, from: Currency, to: Currency) -> Option<u64> {
         let (amount, rate) = (u128::from(nano), || self.cny_per_usd.filter(|rate| *rate > 0).map(u128::from));
         let unit = u128::from(UNIT);
@@ -103,7 +103,7 @@ impl Exchange {
     }
 }
 
-/// The period that a budget covers. The names are fixed: settings.
+/// The period that a budget covers: day, week, month or all time. The names are fixed: settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Window {
     /// A calendar day.
@@ -117,10 +117,10 @@ pub enum Window {
 }
 
 impl Window {
-    /// All windows.
+    /// All periods that a budget can cover.
     pub const ALL: [Self; 4] = [Self::Day, Self::Week, Self::Month, Self::Total];
 
-    /// The fixed name of the window.
+    /// The fixed name of the period that a budget covers: `day`, `week`, `month` or `total`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Day => "day",
@@ -146,7 +146,7 @@ pub struct Budget {
 pub const LAST_START: u8 = 28;
 
 impl Budget {
-    /// Parses `50CNY/month`, `10CNY/week`, `0.5 USD/day`, `100CNY/total`. A month begins on its first day.
+    /// Parses the text of a budget: `50CNY/month`, `10CNY/week`, `0.5 USD/day`, `100CNY/total`. A month begins on its first day.
     ///
     /// # Errors
     /// The text is no budget. The error says for people what is wrong.
@@ -168,13 +168,13 @@ impl Budget {
 }
 
 impl Budget {
-    /// The same budget with months that begin on this day.
+    /// The same budget with months that begin on this day. A budget that is not for a month stays unchanged.
     #[must_use]
     pub fn starting_on(self, day: u8) -> Self {
         Self { starts_on: if self.window == Window::Month { day.clamp(1, LAST_START) } else { 1 }, ..self }
     }
 
-    /// Whether the budget is for a month.
+    /// Whether a budget covers a month.
     pub fn is_monthly(&self) -> bool {
         self.window == Window::Month
     }

@@ -4,7 +4,8 @@ use sha2::{Digest, Sha256};
 
 use super::random;
 
-/// Kind of object that a reference names. Stores keep the numbers for 30 days: never use the number of one kind for another.
+/// Kind of object that a reference names: response, conversation, file and so on. Stores keep the numbers for 30 days: never use
+/// the number of one kind for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -28,12 +29,12 @@ pub enum Kind {
     Skill = 9,
     /// A value of the header `x-codex-turn-state`, which is bound to its account like `encrypted_content`.
     TurnState = 10,
-    /// An object that somebody names by a text which does not tell its kind, as a UUID does not.
+    /// An object whose id does not show the kind of the object, such as a UUID.
     Opaque = 11,
 }
 
 impl Kind {
-    /// The fixed name of the kind: log field `pinned`.
+    /// The fixed name of the kind of object that a reference names, such as `response`: log field `pinned`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Response => "response",
@@ -51,20 +52,21 @@ impl Kind {
     }
 }
 
-/// A reference as the affinity memory keeps it: the first 128 bits of SHA-256 over the kind and the text. A megabyte of
+/// The hash of an id that names state at a provider: the first 128 bits of SHA-256 over kind and text of the id. A megabyte of
 /// `encrypted_content` therefore takes no more space than an id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference(pub [u8; 16]);
 
 impl Reference {
-    /// The reference for a text that is in memory as a whole.
+    /// Computes the reference (a hash) of an id whose text is in memory as a whole.
     pub fn new(kind: Kind, text: &[u8]) -> Self {
         let mut hash = ReferenceHash::new(kind);
         hash.update(text);
         hash.end()
     }
 
-    /// What is remembered of this one for an owner who got it after another owner had it.
+    /// A second reference for the same id, which stands for one further owner. Used when an account gives one id to several
+    /// owners.
     pub fn for_owner(self, owner: Owner) -> Self {
         // No kind has this number, so that this is the hash of no text.
         let mut hash = ReferenceHash(Sha256::new_with_prefix([u8::MAX]));
@@ -82,22 +84,22 @@ impl std::fmt::Debug for Reference {
     }
 }
 
-/// Computes a [`Reference`] of a text that comes in pieces, without JSON escapes.
+/// Computes the [`Reference`] of an id whose text comes in pieces, without JSON escapes.
 #[derive(Clone, Debug)]
 pub struct ReferenceHash(Sha256);
 
 impl ReferenceHash {
-    /// The hash of an empty text.
+    /// Starts the hash of an id of this kind, before the first piece of its text.
     pub fn new(kind: Kind) -> Self {
         Self(Sha256::new_with_prefix([kind as u8]))
     }
 
-    /// Adds the next piece of the text.
+    /// Adds the next piece of an id's text to the hash of the id.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }
 
-    /// The reference, when the text is complete.
+    /// Ends the hash of an id and returns the reference, when the text of the id is complete.
     pub fn end(self) -> Reference {
         let digest: [u8; 32] = self.0.finalize().into();
         let mut first = [0; 16];
@@ -106,7 +108,7 @@ impl ReferenceHash {
     }
 }
 
-/// Owner of state: a key, together with the group of that key.
+/// Owner of state at a provider: the client key that created the state, together with the group of that key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// A number computed from the name of the key.
@@ -116,7 +118,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The owner for a key with this name in this group.
+    /// The owner that stands for the key with this name in this group.
     pub fn new(key: &str, group: Option<&str>) -> Self {
         // `max(1)`: 0 means that the key has no group.
         Self {
@@ -131,7 +133,7 @@ impl Owner {
     }
 }
 
-/// The account and the owner of a reference.
+/// Where the state behind an id comes from: the account that has the state, and the owner who created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The account that has the state: `upstream::Credential::seat`, a number computed from the names of upstream and account.

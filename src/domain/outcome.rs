@@ -42,7 +42,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// All reasons.
+    /// All reasons why a request can end.
     pub const ALL: [Self; 11] = [
         Self::Completed,
         Self::ResponseFailed,
@@ -57,7 +57,7 @@ impl EndReason {
         Self::GatewayStop,
     ];
 
-    /// The fixed name of the reason.
+    /// The fixed name of the reason why a request ended, such as `completed`: log field `end`, metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -75,7 +75,7 @@ impl EndReason {
     }
 }
 
-/// One attempt at one upstream.
+/// The record of one attempt to send a request to an upstream: the upstream, the credential, the result and the duration.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// Name of the upstream.
@@ -88,7 +88,7 @@ pub struct Attempt {
     pub took: Duration,
 }
 
-/// Result of an attempt.
+/// Result of one attempt to send a request to an upstream: a status, a fault, or the client left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptResult {
     /// The upstream answered with this status.
@@ -116,7 +116,7 @@ pub struct RejectedRequest {
     pub path: Option<Box<str>>,
 }
 
-/// The record of one request.
+/// Everything that Tidegate records about one request. The log line, the metrics and the ledger row are made from this record.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Tidegate's id of the request.
@@ -202,7 +202,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The record of a new request. The end is `ClientGone` until another end is set.
+    /// The record of a request that just arrived. Its end reason is `ClientGone` until another reason is set.
     pub fn new(id: RequestId) -> Self {
         Self {
             id,
@@ -248,12 +248,12 @@ impl Outcome {
         }
     }
 
-    /// Bytes of the answer's body that Tidegate read.
+    /// Bytes of the answer's body that Tidegate read: bytes passed to the client, and bytes read after the client left.
     pub fn bytes_seen(&self) -> u64 {
         self.bytes_down.saturating_add(self.bytes_drained)
     }
 
-    /// Whether the request costs nothing, even if its answer reports tokens.
+    /// Whether the request costs nothing because of its endpoint, even if its answer reports tokens.
     pub fn is_free(&self) -> bool {
         self.endpoint.is_some_and(Endpoint::is_free)
     }

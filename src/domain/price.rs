@@ -22,8 +22,8 @@ use super::{
 /// Token prices are per this many tokens.
 const TOKENS_PER_RATE: u128 = 1_000_000;
 
-/// One price: nano-units per million tokens of each kind, per request, per web search and per second of audio. `None` = this
-/// part has no price.
+/// One price of a model: nano-units per million tokens of each kind, per request, per web search and per second of audio. `None`
+/// = this part has no price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Price {
     /// Currency of all rates of the price.
@@ -60,7 +60,7 @@ pub struct Price {
     pub per_audio_second: Option<u64>,
 }
 
-/// A further price of a [`Tariff`], with the requests that it applies to.
+/// A further price in the [`Tariff`] of a model: for one service tier, or for inputs above a number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PriceStep {
     /// Applies to answers of this service tier; none = the standard tier.
@@ -71,7 +71,7 @@ pub struct PriceStep {
     pub price: Price,
 }
 
-/// All prices of one model at one upstream.
+/// All prices of one model at one upstream: the standard price, and prices for long inputs and service tiers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tariff {
     /// The standard price.
@@ -80,7 +80,7 @@ pub struct Tariff {
     steps: Option<Arc<[PriceStep]>>,
 }
 
-/// The bill of one request.
+/// What one request costs: the price that applied, the cost, and the used parts that have no price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bill {
     /// The price that applies to the request.
@@ -98,17 +98,17 @@ impl From<Price> for Tariff {
 }
 
 impl Tariff {
-    /// A tariff with a standard price and further prices.
+    /// Makes the tariff of a model from its standard price and its further prices.
     pub fn new(base: Price, steps: Vec<PriceStep>) -> Self {
         Self { base, steps: (!steps.is_empty()).then(|| steps.into()) }
     }
 
-    /// The further prices.
+    /// The further prices of a model's tariff, beside its standard price: for long inputs and for service tiers.
     pub fn steps(&self) -> &[PriceStep] {
         self.steps.as_deref().unwrap_or_default()
     }
 
-    /// Computes the bill for this usage.
+    /// Computes what a request with this usage costs under the model's tariff.
     ///
     /// A reported part without a price is charged with the rate of the most similar part, as a lower bound: cache writes, audio
     /// and images are charged as text. Web searches and seconds of audio without a price cost nothing. A service tier without a
@@ -130,12 +130,12 @@ impl Tariff {
         Bill { price, cost, unpriced }
     }
 
-    /// The cost of this usage, in nano-units, as in [`bill`](Self::bill).
+    /// The cost of this usage under the model's tariff, in nano-units, as [`bill`](Self::bill) computes it.
     pub fn cost(&self, usage: &Usage) -> u64 {
         self.bill(usage).cost
     }
 
-    /// Whether any rate other than the price per request is above zero.
+    /// Whether the model's tariff charges for usage: whether any rate other than the price per request is above zero.
     pub fn bills_parts(&self) -> bool {
         let bills = |price: &Price| {
             let [input, cached, output, reasoning, _, optional @ ..] = price.rates();
@@ -151,7 +151,8 @@ impl Tariff {
         steps.max_by_key(|step| step.above).map(|step| step.price).or(base)
     }
 
-    /// The whole tariff as text, for ledger rows whose usage is reported later. [`from_text`](Self::from_text) parses the text.
+    /// Writes the whole tariff of a model as text, for ledger rows whose usage is reported later. [`from_text`](Self::from_text)
+    /// parses the text.
     pub fn to_text(&self) -> String {
         let mut text = self.base.currency.name().to_owned();
         let base = PriceStep { tier: None, above: 0, price: self.base };
@@ -164,7 +165,7 @@ impl Tariff {
         text
     }
 
-    /// Parses the text that [`to_text`](Self::to_text) made.
+    /// Parses the text of a model's tariff that [`to_text`](Self::to_text) wrote. None for any other text.
     pub fn from_text(text: &str) -> Option<Self> {
         let mut parts = text.split(';');
         let currency = Currency::named(parts.next()?)?;
@@ -236,7 +237,7 @@ impl fmt::Display for Price {
 }
 
 impl Price {
-    /// A price with all rates zero or absent, as a base for prices with only some rates.
+    /// A price of zero: all rates are zero or absent. Also the base for prices with only some rates.
     pub const fn free(currency: Currency) -> Self {
         Self {
             currency,
@@ -286,7 +287,8 @@ impl Price {
         Self { input, cached, output, reasoning, per_call, ..Self::free(currency) }.with_optional_rates(optional)
     }
 
-    /// The optional rates in a fixed order. The journal stores the position in this list.
+    /// The optional rates of a price, such as for audio or web searches, in a fixed order. The journal stores the position in
+    /// this list.
     pub fn optional_rates(&self) -> [Option<u64>; RATES - 5] {
         let [_, _, _, _, _, optional @ ..] = self.rates();
         optional
@@ -321,21 +323,22 @@ impl Price {
         }
     }
 
-    /// The optional rates as text: `cache_write=3.75,per_web_search=0.01`. None where the price has no optional rate.
+    /// The optional rates of a price as text: `cache_write=3.75,per_web_search=0.01`. None where the price has no optional rate.
     pub fn optional_rates_text(&self) -> Option<String> {
         let parts = Part::ALL.into_iter().zip(self.optional_rates());
         let written = parts.filter_map(|(part, rate)| Some(format!("{}={}", part.setting()?, decimal(rate?))));
         Some(written.collect::<Vec<_>>().join(",")).filter(|text| !text.is_empty())
     }
 
-    /// The price with every rate multiplied by `factor` (in billionths) and rounded down.
+    /// The same price with every rate multiplied by `factor` (in billionths) and rounded down, for an upstream that charges a
+    /// fraction of the official price.
     pub fn fraction(&self, factor: u64) -> Self {
         let scale = |rate: u64| u64::try_from(u128::from(rate) * u128::from(factor) / u128::from(UNIT)).unwrap_or(MOST);
         Self::from_rates(self.currency, self.rates().map(|rate| rate.map(scale)))
     }
 
-    /// The price of a service tier: the rates of tokens are multiplied by `factor` (in billionths) and rounded to the nearest.
-    /// Requests, web searches and seconds of audio cost the same in each tier.
+    /// The price of a service tier, computed from the standard price. The rates of tokens are multiplied by `factor` (in
+    /// billionths) and rounded to the nearest. Requests, web searches and seconds of audio cost the same in each tier.
     pub fn with_tier_factor(&self, factor: u64) -> Self {
         let mut rates = self.rates();
         for (index, rate) in rates.iter_mut().enumerate() {
@@ -388,7 +391,7 @@ impl Price {
     }
 }
 
-/// `number` times `factor`, divided by `by`, rounded to the nearest, and at most [`MOST`].
+/// Scales a rate or an amount: `number` times `factor`, divided by `by`, rounded to the nearest, and at most [`MOST`].
 pub fn scaled(number: u64, factor: u64, by: u64) -> u64 {
     let by = u128::from(by.max(1));
     let product = u128::from(number) * u128::from(factor);

@@ -1,7 +1,7 @@
 //! All errors that Tidegate itself answers, with their fixed names. The name is `error.code` on the wire, the field `problem` in
 //! the log, and a label in the metrics.
 
-/// Kind of an error that Tidegate itself answers.
+/// Kind of an error that Tidegate itself answers, such as an unknown key or a spent budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Problem {
     /// The request has no bearer key, or the key is not known.
@@ -97,7 +97,7 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// All problems.
+    /// All kinds of errors that Tidegate itself answers.
     pub const ALL: [Self; 45] = [
         Self::InvalidApiKey,
         Self::UnknownUrl,
@@ -146,7 +146,7 @@ impl Problem {
         Self::Internal,
     ];
 
-    /// The fixed name of the problem.
+    /// The fixed name of the error that Tidegate answers: `error.code` on the wire, field `problem` in the log, metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::InvalidApiKey => "invalid_api_key",

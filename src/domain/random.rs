@@ -8,24 +8,24 @@ pub struct RandomBytes {
     fill: fn(&mut [u8]) -> Result<(), NoRandomBytes>,
 }
 
-/// The system gave no random bytes. Code that needs random bytes must stop.
+/// The error that the operating system gave no random bytes. Code that needs random bytes must stop.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the operating system gave no random bytes: check that Tidegate may call getrandom(2)")]
 pub struct NoRandomBytes;
 
 impl RandomBytes {
-    /// The system's random number generator.
+    /// A source of random bytes that asks the operating system.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads random bytes from the system")]
     pub const fn system() -> Self {
         Self { fill: |bytes| getrandom::fill(bytes).map_err(|_| NoRandomBytes) }
     }
 
-    /// A source that calls `fill`.
+    /// A source of random bytes that calls `fill`. Tests use such a source with fixed bytes.
     pub const fn from_fn(fill: fn(&mut [u8]) -> Result<(), NoRandomBytes>) -> Self {
         Self { fill }
     }
 
-    /// `N` random bytes.
+    /// Returns `N` random bytes.
     ///
     /// # Errors
     /// The system gave no random bytes.
@@ -36,8 +36,8 @@ impl RandomBytes {
     }
 }
 
-/// A seed computed from these texts. The same texts give the same seed in every process and version; other texts give another
-/// seed.
+/// Computes a 64-bit hash of these texts. The same texts give the same number in every process and version; other texts give
+/// another number.
 pub fn seed(texts: &[&str]) -> u64 {
     let mut hash = Sha256::new();
     for text in texts {
@@ -49,11 +49,11 @@ pub fn seed(texts: &[&str]) -> u64 {
     digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }
 
-/// The increment of `SplitMix64`: an odd number without a pattern in its bits.
+/// The increment of the random number generator `SplitMix64`: an odd number without a pattern in its bits.
 pub const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// A number above 0 and up to 1 computed from `seed`. The same seed gives the same number in every process and version. Seeds
-/// that differ in one bit give independent numbers (`SplitMix64`).
+/// Computes a pseudo-random number above 0 and up to 1 from `seed`. The same seed gives the same number in every process and
+/// version. Seeds that differ in one bit give independent numbers (`SplitMix64`).
 pub fn unit(seed: u64) -> f64 {
     let mut mixed = seed.wrapping_add(SEED_STEP);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -7,7 +7,7 @@ use super::{
     money::{Currency, Window},
 };
 
-/// The owner of a budget or limit. The names are fixed: metric label, messages.
+/// Who has a budget or limit: a key or a group. The names are fixed: metric label, messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Spender {
     /// A key.
@@ -17,7 +17,7 @@ pub enum Spender {
 }
 
 impl Spender {
-    /// Its fixed name.
+    /// The fixed name of who has a budget or limit: `key` or `group`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Key => "key",
@@ -26,19 +26,19 @@ impl Spender {
     }
 }
 
-/// A stretch of time, in milliseconds since 1970-01-01 UTC; the end is not in it.
+/// A span of time, such as one budget month, in milliseconds since 1970-01-01 UTC. The end is not part of the span.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// Its first moment.
+    /// The first moment of the span.
     pub from: u64,
-    /// The first one after it.
+    /// The first moment after the span.
     pub to: u64,
 }
 
-/// Names a budget in one of its windows.
+/// Identifies one budget in one of its windows: who has the budget, for which models, and which day, week or month.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BudgetKey {
-    /// The owner.
+    /// Whether a key or a group has the budget.
     pub spender: Spender,
     /// The name of that key or group.
     pub name: Arc<str>,
@@ -48,21 +48,21 @@ pub struct BudgetKey {
     pub currency: Currency,
     /// The kind of window of the budget.
     pub window: Window,
-    /// The day, week or month.
+    /// The one day, week or month.
     pub span: Span,
 }
 
-/// The spend of a data folder, with that of earlier processes, in nano-units.
+/// How much this process and earlier processes of the same data folder spent of a budget, in nano-units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnSpend {
-    /// The amount.
+    /// The amount spent.
     pub total: u64,
-    /// When the ledger was read for it, in milliseconds since 1970-01-01 UTC; 0 = never. A later reading replaces an earlier one, even if
-    /// the amount is lower: a row may cost less in the end.
+    /// When the ledger was read for this amount, in milliseconds since 1970-01-01 UTC; 0 = never. The amount of a later reading
+    /// replaces the amount of an earlier reading, even if it is lower: a row may cost less in the end.
     pub read_at: u64,
 }
 
-/// The spend of other data folders in the ledger.
+/// How much other data folders (other replicas) spent of a budget, as the ledger shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteSpend {
     /// When the ledger first showed this spend, in milliseconds since 1970-01-01 UTC; 0 = never.
@@ -71,7 +71,7 @@ pub struct RemoteSpend {
     pub by_origin: Arc<[(Arc<str>, u64)]>,
 }
 
-/// A budget reached a threshold of `warn_at`: reported once for each window and threshold.
+/// Reports that the spend of a budget reached a threshold of `warn_at`. Reported once for each window and threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Crossed {
     /// The budget and its window.

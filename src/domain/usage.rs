@@ -1,10 +1,11 @@
 //! Token counts as a provider reported them.
 
-/// The most tokens of one kind that a response can have. Models read and write a few million tokens at most. A provider that
-/// reports a hundred times as many is wrong: such a count would spoil estimates, limits and budgets.
+/// The most tokens of one kind that Tidegate believes in a reported usage. Models read and write a few million tokens at most. A
+/// provider that reports a hundred times as many is wrong: such a count would spoil estimates, limits and budgets.
 pub const MAX_TOKENS: u64 = 100_000_000;
 
-/// Usage of one response. A count that the provider did not report is `None`, never an estimate.
+/// Usage of one response as the provider reported it: tokens of each kind and other billed parts. A count that the provider did
+/// not report is `None`, never an estimate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Input tokens, including the tokens read from and written to a cache, and those of audio and images.
@@ -43,7 +44,8 @@ pub struct Usage {
     pub reported_cost: Option<u64>,
 }
 
-/// Service tier of an answer (`service_tier`). `auto` and `default` have the standard price, and are read as `None`.
+/// Service tier of an answer (`service_tier`), which changes the price. `auto` and `default` have the standard price, and are
+/// read as `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceTier {
     /// `flex`: cheaper and slower.
@@ -57,10 +59,10 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
-    /// All tiers. The journal stores the position in this list: add new tiers at the end only.
+    /// All service tiers other than the standard tier. The journal stores the position in this list: add new tiers at the end only.
     pub const ALL: [Self; 4] = [Self::Flex, Self::Priority, Self::Batch, Self::Other];
 
-    /// The fixed name of the tier: column `service_tier`.
+    /// The fixed name of the service tier of an answer, such as `flex`: column `service_tier`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Flex => "flex",
@@ -70,14 +72,15 @@ impl ServiceTier {
         }
     }
 
-    /// The tier with this name.
+    /// The service tier with this name, such as `flex`. None for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|tier| tier.name() == name)
     }
 }
 
 impl Usage {
-    /// Whether every reported count of tokens, tool calls, milliseconds and cost is zero, or none was reported.
+    /// Whether an answer used nothing: every reported count of tokens, tool calls, milliseconds and cost is zero, or none was
+    /// reported.
     pub fn is_nothing(&self) -> bool {
         let counts = [
             self.input,
@@ -92,30 +95,31 @@ impl Usage {
         counts.into_iter().flatten().all(|count| count == 0)
     }
 
-    /// Whether no count was reported. A tier and a cost alone are no counts.
+    /// Whether the provider reported no count for an answer. A service tier and a cost alone are no counts.
     pub fn is_empty(&self) -> bool {
         Self { tier: None, reported_cost: None, ..*self } == Self::default()
     }
 }
 
-/// Result of a poll that found a response finished: its usage, where the provider reported the usage.
+/// Usage of a finished background response, as a later request for the response by its id showed it. Empty where the provider
+/// reported no usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolledUsage(Option<Usage>);
 
 impl PolledUsage {
-    /// The usage of a finished response. Without both input and output tokens the usage counts as not reported, as it gives no
-    /// cost.
+    /// Wraps the usage of a finished background response. Without both input and output tokens the usage counts as not reported,
+    /// because it gives no cost.
     pub fn new(usage: Usage) -> Self {
         Self(Some(usage).filter(|usage| usage.input.is_some() && usage.output.is_some()))
     }
 
-    /// The usage, with input and output tokens; none where the provider did not report both.
+    /// The usage of the finished background response, with input and output tokens. None where the provider did not report both.
     pub fn usage(self) -> Option<Usage> {
         self.0
     }
 }
 
-/// What an answer shows of billed reasoning that does not pass as text.
+/// What an answer shows of billed reasoning that does not pass as text, such as encrypted reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
     /// Whether the answer has an item of reasoning without the text of the reasoning.
@@ -124,14 +128,16 @@ pub struct Hidden {
     pub sealed: Option<u64>,
 }
 
-/// Output tokens charged for reasoning when an answer shows reasoning, reports no tokens, and no earlier answer of the key and
-/// model reported any.
+/// Estimate of reasoning in output tokens: 8,192. Charged when an answer shows reasoning and reports no tokens, and no earlier
+/// answer of the key and model reported any.
 pub const THOUGHT: u64 = 8192;
 
-/// Tokens per second of a model until an answer of the key and model shows the real number. Typical for large models.
+/// Assumed speed of a model in output tokens per second, until an answer of the key and model shows the real speed. Typical for
+/// large models.
 pub const PACE: u64 = 50;
 
-/// Averages of recent answers of one key and model, beside the text that passed.
+/// Averages of the recent answers to one key for one model: output tokens that did not pass as text, and tokens per second. Used
+/// to estimate answers without reported tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Habit {
     /// Output tokens that did not pass as text, in answers without an item of reasoning (chats).
@@ -142,7 +148,7 @@ pub struct Habit {
     pub pace: Option<u64>,
 }
 
-/// What one answer with reported tokens adds to the [`Habit`] of its key and model.
+/// What one answer with reported tokens adds to the averages ([`Habit`]) of its key and model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lesson {
     /// Whether the answer had an item of reasoning.
@@ -153,7 +159,7 @@ pub struct Lesson {
     pub pace: Option<u64>,
 }
 
-/// Estimated usage of a request, made before the request is sent upstream.
+/// Input and output tokens that Tidegate expects a request to use. The estimate is made before the request is sent upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageEstimate {
     /// Input tokens.
@@ -163,12 +169,12 @@ pub struct UsageEstimate {
 }
 
 impl UsageEstimate {
-    /// Input and output tokens together.
+    /// Estimated tokens of a request: input and output tokens together.
     pub fn total(self) -> u64 {
         self.input.saturating_add(self.output)
     }
 
-    /// The estimate in the form of a reported usage.
+    /// The estimated tokens of a request in the form of a reported usage, so that a price can be applied.
     pub fn usage(self) -> Usage {
         Usage { input: Some(self.input), output: Some(self.output), ..Usage::default() }
     }

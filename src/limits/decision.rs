@@ -1,4 +1,4 @@
-//! What limits decide about a request, and how they stand.
+//! What limits decide about a request, and how much of each limit is left.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::domain::{
     spending::{Span, Spender},
 };
 
-/// Which limit refuses a request, with its size.
+/// Which kind of limit refuses a request (such as `rpm` or a budget), with the size of the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `rpm`: requests per minute.
@@ -32,7 +32,7 @@ pub enum Kind {
     Reserved(Budget),
 }
 
-/// A request exceeds a limit.
+/// The refusal of a request that exceeds a limit: which limit of which key or group, and how long the client should wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limited {
     /// Which limit.
@@ -45,11 +45,12 @@ pub struct Limited {
     pub model: Option<Arc<str>>,
     /// How long the client should wait before it tries again.
     pub after: Duration,
-    /// How the rates stand.
+    /// How much is left of the limits per minute.
     pub quotas: Quotas,
 }
 
-/// How the rates stand. If the key and its group both have one: the rate with less left.
+/// How much is left of the limits per minute that apply to a request (`rpm`, `tpm`). If the key and its group both have one: the
+/// limit with less left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quotas {
     /// Requests per minute.
@@ -58,7 +59,7 @@ pub struct Quotas {
     pub tokens: Option<Quota>,
 }
 
-/// How one rate stands.
+/// How much is left of one limit per minute, and when the whole limit is free again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// The limit per minute.
@@ -69,30 +70,30 @@ pub struct Quota {
     pub reset: Duration,
 }
 
-/// The tokens of an answer, as far as they are known.
+/// The tokens that a finished request used, as far as they are known. Replaces the reservation in the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Used {
-    /// The provider told them.
+    /// The provider reported the tokens.
     Tokens {
         /// Input.
         input: Option<u64>,
         /// Output.
         output: Option<u64>,
     },
-    /// None: no provider did any work.
+    /// No tokens: no provider did any work.
     Nothing,
     /// Part of the usage is unknown.
     Partly {
-        /// Input, if the provider told it.
+        /// Input, if the provider reported it.
         input: Option<u64>,
-        /// Output, if the provider told it, or if all of the output passed.
+        /// Output, if the provider reported it, or if all of the output passed.
         output: Option<u64>,
-        /// All tokens that the provider told, that passed, or that were reserved for the unknown part.
+        /// All tokens that the provider reported, that passed, or that were reserved for the unknown part.
         seen: u64,
     },
 }
 
-/// Why a request is refused.
+/// Why limits refuse a request: a limit is reached, or Redis or the ledger is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// A limit is reached.
@@ -101,12 +102,12 @@ pub enum Refused {
     Unknown,
 }
 
-/// A moment in microseconds since `limits::Meters` began.
+/// A moment for limits per minute, in microseconds since the process began to count limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(pub(super) u64);
 
 impl Moment {
-    /// Now, for meters that began at this instant.
+    /// The present moment, in microseconds since the counting of limits began.
     pub(super) fn since(began: Instant) -> Self {
         Self(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -118,6 +119,7 @@ impl Moment {
 }
 
 impl Quota {
+    /// Computes how much is left of a limit per minute. `free_at` is when the whole limit is free again.
     pub(super) fn of(rate: Rate, free_at: Moment, now: Moment) -> Self {
         let (limit, remaining) = (rate.limit(), rate.remaining(free_at.0, now.0));
         Self { limit, remaining, reset: Duration::from_micros(free_at.0.saturating_sub(now.0)) }
@@ -125,7 +127,7 @@ impl Quota {
 }
 
 impl Kind {
-    /// Its fixed name: the name of the setting, or `budgets_reserved`.
+    /// The fixed name of the limit that refuses a request: the name of the setting, such as `rpm`, or `budgets_reserved`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Requests(_) => "rpm",

@@ -26,7 +26,7 @@ const TELLING: u64 = 256;
 /// The lowest estimate of the output. After many small answers, a large answer must not have a reservation of almost nothing.
 const LEAST_OUTPUT: u64 = 256;
 
-/// The size of a request body.
+/// The size of a request body, from which its input tokens are estimated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     /// All bytes.
@@ -55,7 +55,7 @@ const KEYS: usize = 4096;
 /// The prior of a new key is computed from this many keys, at most.
 const VOTERS: usize = 254;
 
-/// The estimators of one model, one for each key.
+/// The usage estimators of one model, one for each key.
 ///
 /// Keys learn separately: the long answers of one key must not make the requests of another look too large for its limits.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ struct Generations {
 }
 
 impl EstimatorsOfModel {
-    /// The estimator of the key with this number. A new key begins with the prior.
+    /// Returns the usage estimator of the key with this number for this model. A new key begins with the median of other keys.
     pub(super) fn of_key(&self, key: u64) -> Arc<UsageEstimator> {
         if let Some(mean) = self.0.read().unwrap_or_else(PoisonError::into_inner).young.get(&key) {
             return Arc::clone(mean);
@@ -120,13 +120,14 @@ impl Generations {
     }
 }
 
-/// Moving averages of one key and model. If two workers add at the same moment, one of the two values may be lost.
+/// Moving averages of the usage of one key and model, from which the next request is estimated. If two workers add at the same
+/// moment, one of the two values may be lost.
 #[derive(Debug)]
 pub(super) struct UsageEstimator {
     /// Bits of floats.
     output: AtomicU64,
     bytes: AtomicU64,
-    /// See [`Habit`]; [`UNKNOWN`] until an answer told it.
+    /// The averages of [`Habit`]; [`UNKNOWN`] until an answer shows the value.
     hidden: AtomicU64,
     thought: AtomicU64,
     pace: AtomicU64,
@@ -144,21 +145,21 @@ impl Default for UsageEstimator {
 }
 
 impl UsageEstimator {
-    /// The estimated usage of a request with a body of this size.
+    /// Estimates the input and output tokens of a request with a body of this size.
     pub(super) fn estimate(&self, body: Size) -> UsageEstimate {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
         let output = get(&self.output).ceil() as u64;
         UsageEstimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
     }
 
-    /// The recent answers.
+    /// The averages of the recent answers to this key for this model: reasoning that did not pass as text, and speed.
     pub(super) fn habit(&self) -> Habit {
         let known = |mean| Some(get(mean)).filter(|mean| *mean >= 0.0).map(|mean| mean.ceil() as u64);
         let (hidden, thought, pace) = (known(&self.hidden), known(&self.thought), known(&self.pace));
         Habit { hidden: hidden.unwrap_or_default(), thought, pace }
     }
 
-    /// Learns from one answer.
+    /// Adds what one answer showed of hidden reasoning and of speed to the averages of its key and model.
     pub(super) fn learn_habit(&self, Lesson { thinks, hidden, pace }: Lesson) {
         begin_or_add(if thinks { &self.thought } else { &self.hidden }, hidden as f64, THOUGHT as f64);
         if let Some(pace) = pace {
@@ -166,7 +167,7 @@ impl UsageEstimator {
         }
     }
 
-    /// Learns from the usage of one request.
+    /// Adds the tokens of one finished request to the averages of its key and model. `body` is the size of its body in bytes.
     pub(super) fn learn(&self, body: u64, input: Option<u64>, output: Option<u64>) {
         if let Some(output) = output {
             add(&self.output, output as f64, OUTPUT);

@@ -4,35 +4,38 @@
 //! becomes free. The moment may be a minute ahead at most. The functions are pure, so that memory and Redis come to the same result. Times are
 //! whole microseconds: Redis counts in doubles, and they are exact for microseconds since 1970.
 
-/// Microseconds of a minute. All rates are per minute, and a whole minute's worth may be used at once.
+/// Microseconds of a minute. All rate limits are per minute, and a whole minute's worth may be used at once.
 pub(super) const MINUTE: u64 = 60_000_000;
 
-/// A limit per minute.
+/// A limit per minute, of requests or of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate(u64);
 
 impl Rate {
+    /// Makes a rate limit of `count` requests or tokens per minute, at least 1.
     pub(super) fn per_minute(count: u32) -> Self {
         Self(u64::from(count.max(1)))
     }
 
-    /// The limit itself.
+    /// How many requests or tokens this rate limit allows per minute.
     pub(super) fn limit(self) -> u64 {
         self.0
     }
 
-    /// Microseconds in which `cost` becomes free again. Rounded up: otherwise many small costs would exceed the limit.
+    /// Microseconds in which a used `cost` becomes free again under this rate limit. Rounded up: otherwise many small costs would
+    /// exceed the limit.
     pub(super) fn span(self, cost: u64) -> u64 {
         u64::try_from((u128::from(cost) * u128::from(MINUTE)).div_ceil(u128::from(self.0))).unwrap_or(u64::MAX)
     }
 
-    /// The part of one of `replicas`: one at least.
+    /// The part of this rate limit that one of `replicas` may use alone, at least 1 per minute.
     #[must_use]
     pub(super) fn share(self, replicas: u32) -> Self {
         Self((self.0 / u64::from(replicas.max(1))).max(1))
     }
 
-    /// Admits `cost` at `now`. Returns the next state, or the microseconds to wait.
+    /// Admits a request with this `cost` at `now`, if the rate limit has room. `free_at` is the state: when the whole limit is
+    /// free again. Returns the next state, or the microseconds to wait.
     ///
     /// A cost above a minute's worth is admitted once nothing is used: otherwise it would never be admitted.
     pub(super) fn admit(self, free_at: u64, now: u64, cost: u64) -> Result<u64, u64> {
@@ -42,12 +45,12 @@ impl Rate {
         if wait == 0 { Ok(now.saturating_add(used).saturating_add(span)) } else { Err(wait) }
     }
 
-    /// The turn of a request that is refused at `now`: when it may come again. `wait` = its wait without other requests. `last` = the turn of
-    /// the request that was refused before it; the result is the next `last`.
+    /// Computes the turn of a request that a rate limit refuses at `now`: when the request may come again. `wait` = its wait
+    /// without other requests. `last` = the turn of the request that was refused before it; the result is the next `last`.
     ///
-    /// Each refused request gets a turn of its own, behind the others. With the same moment for all, they would come together, and all but one
-    /// would be refused again. A turn reserves nothing, and passes if nobody comes. No turn is more than a minute ahead: SDKs give up if they
-    /// are told to wait longer than 60 to 120 s.
+    /// Each refused request gets a turn of its own, behind the others. With the same moment for all, they would come together,
+    /// and all but one would be refused again. A turn reserves nothing, and passes if nobody comes. No turn is more than a minute
+    /// ahead: SDKs give up if they are told to wait longer than 60 to 120 s.
     pub(super) fn turn(self, last: u64, now: u64, wait: u64, cost: u64) -> u64 {
         let earliest = now.saturating_add(wait);
         if last <= now {
@@ -57,14 +60,15 @@ impl Rate {
         earliest.max(behind)
     }
 
-    /// Whether no turn within a minute is left.
+    /// Whether so many refused requests already have turns that this rate limit has no turn within a minute left.
     pub(super) fn has_no_turn(self, last: u64, now: u64, cost: u64) -> bool {
         last.saturating_add(self.span(cost)) > now.saturating_add(MINUTE)
     }
 
-    /// Corrects a reservation, made at `since`, to the real use. Returns the next state.
+    /// Corrects the reservation of a request in a rate limit, made at `since`, to its real use. Returns the next state of the limit.
     ///
-    /// It gives back only what time has not freed already. Otherwise others could use the same minute twice after a long request.
+    /// The correction gives back only what time has not freed already. Otherwise others could use the same minute twice after a
+    /// long request.
     pub(super) fn settle(self, free_at: u64, now: u64, since: u64, reserved: u64, used: u64) -> u64 {
         match self.correction(since, now, reserved, used) {
             Correction::More(span) => free_at.max(now).saturating_add(span),
@@ -72,7 +76,7 @@ impl Rate {
         }
     }
 
-    /// How a correction moves the state.
+    /// Computes how the state of a rate limit moves when a reservation, made at `since`, is corrected to the real use.
     pub(super) fn correction(self, since: u64, now: u64, reserved: u64, used: u64) -> Correction {
         if used >= reserved {
             return Correction::More(self.span(used - reserved));
@@ -82,14 +86,14 @@ impl Rate {
         Correction::Back(back.saturating_sub(now.saturating_sub(since)))
     }
 
-    /// The rest of the limit at `now`.
+    /// How many requests or tokens of this rate limit are left at `now`.
     pub(super) fn remaining(self, free_at: u64, now: u64) -> u64 {
         let left = MINUTE.saturating_sub(free_at.saturating_sub(now));
         u64::try_from(u128::from(left) * u128::from(self.0) / u128::from(MINUTE)).unwrap_or(u64::MAX)
     }
 }
 
-/// A correction, in microseconds.
+/// How far the state of a rate limit moves, in microseconds, when a reservation is corrected to the real use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Correction {
     /// The request used more than it reserved.

@@ -38,7 +38,7 @@ pub use permit::Permit;
 pub use shared::{Identity, Shared};
 pub use subject::{BudgetState, Costs};
 
-/// What keys and groups have used of their limits. All workers share it, and a reload keeps it.
+/// Counters of what keys and groups have used of their limits. All workers share them, and a reload keeps them.
 #[derive(Debug)]
 pub struct Meters {
     began: Instant,
@@ -52,7 +52,8 @@ pub struct Meters {
 }
 
 impl Meters {
-    /// The meters of a configuration. Names that `previous` has keep their meters. `spending` counts budgets.
+    /// Makes the counters of used limits for a configuration. Keys, groups and models that `previous` has keep their counters.
+    /// `spending` counts budgets.
     pub fn new(config: &Config, previous: Option<&Self>, spending: &Arc<Spending>, now: Instant) -> Self {
         let text = |name: &Arc<str>| Arc::<str>::from(&**name);
         let kept = |of: fn(&Self) -> &HashMap<Arc<str>, Arc<Meter>>, name: &Arc<str>| {
@@ -82,13 +83,13 @@ impl Meters {
         }
     }
 
-    /// Shares them with other replicas from now on.
+    /// Makes these limits shared with other replicas through Redis from now on.
     pub fn share(&mut self, shared: Arc<Shared>) {
         self.shared = Some(shared);
     }
 }
 
-/// The limits of a configuration: an immutable part of a worker's snapshot.
+/// The limits and budgets of all keys in a configuration. Immutable, because it is a part of a worker's snapshot.
 #[derive(Debug)]
 pub struct Limits {
     began: Instant,
@@ -101,7 +102,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limits of a configuration, with the `meters` of that configuration.
+    /// Makes the limits of all keys in a configuration, counted by the `meters` of that configuration.
     pub fn new(config: &Config, meters: &Meters) -> Self {
         let windows = Arc::new(Windows::new(config.money.time_zone.clone()));
         let upstreams: Arc<[Arc<str>]> = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
@@ -120,7 +121,7 @@ impl Limits {
         }
     }
 
-    /// Makes the counters of all budgets, so that their spend is known before the first request.
+    /// Makes the counters of all budgets at the start, so that their spend is read from the ledger before the first request.
     pub fn count_budgets(&self, now: UnixMillis) {
         for subject in self.keys.iter().flatten() {
             subject.token_claims(Scope::ALL, 0, &Costs::default(), now);
@@ -133,7 +134,8 @@ impl Limits {
         subject.is_some_and(|subject| subject.has_budgets(subject.scope(model)))
     }
 
-    /// The limits of the key with this index, for people: a line for the key, one for its group, and one for each model with limits.
+    /// Describes the limits of the key with this index for people: a line for the key, one for its group, and one for each model
+    /// with limits.
     pub fn shown(&self, key: usize, now: UnixMillis) -> Vec<String> {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
         let line = |share: &Share| {
@@ -151,7 +153,7 @@ impl Limits {
         subject.shares.iter().map(line).collect()
     }
 
-    /// The budgets of the key with this index, for the holder of the key. Leaves out budgets that apply to certain
+    /// How the budgets of the key with this index stand, for the holder of the key. Leaves out budgets that apply to certain
     /// models only. Leaves out the budgets of the group too: the holder must not learn the spend of other keys.
     pub fn budgets(&self, key: usize, now: UnixMillis) -> Vec<BudgetState> {
         let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
@@ -159,7 +161,7 @@ impl Limits {
         own.flat_map(|share| subject.states(share, now)).collect()
     }
 
-    /// Admits a request of the key with this index. Waits only if replicas share limits.
+    /// Admits a request of the key with this index, if its limits have room. Waits only if replicas share limits.
     ///
     /// # Errors
     /// When the request exceeds a limit.
@@ -169,9 +171,9 @@ impl Limits {
         Permit::admit(subject, reservation, self.began).await
     }
 
-    /// What a request with a body of this size will probably use. The permit teaches the estimator the real use. `model` = index of the model
-    /// in the configuration; none for a name that it does not list. A request without `output` (an embedding) teaches nothing about the
-    /// output of others: one pattern may cover chats and embeddings.
+    /// Estimates the tokens that a request with a body of this size will use. The permit teaches the estimator the real use.
+    /// `model` = index of the model in the configuration; none for a name that it does not list. A request without `output` (an
+    /// embedding) teaches nothing about the output of others: one pattern may cover chats and embeddings.
     pub fn estimate(
         &self,
         permit: &mut Permit,

@@ -20,7 +20,8 @@ use crate::{
     },
 };
 
-/// An admitted request. Dropping it gives its place among the requests in progress back.
+/// The permission of a request to run within the limits of its key, with its reservations. The drop frees its place among the
+/// requests in progress.
 #[derive(Debug)]
 pub struct Permit {
     /// None for a key without limits.
@@ -49,6 +50,7 @@ struct Learner {
 }
 
 impl Permit {
+    /// Admits a request before its body is read, if the limits of its key have room: a place and one request per minute.
     pub(super) async fn admit(
         subject: Option<Arc<Subject>>,
         reservation: Option<RedisReservation>,
@@ -74,16 +76,17 @@ impl Permit {
         Ok(permit)
     }
 
+    /// Sets the estimator that learns from the real usage of this request. `body` is the size of the request body in bytes.
     pub(super) fn learns(&mut self, body: u64, estimator: Arc<UsageEstimator>, has_output: bool) {
         self.learner = Some(Learner { body, estimator, has_output });
     }
 
-    /// The recent answers of this key and model.
+    /// The averages of the recent answers to this key for this model: reasoning that did not pass as text, and speed.
     pub fn habit(&self) -> Habit {
         self.learner.as_ref().map(|learner| learner.estimator.habit()).unwrap_or_default()
     }
 
-    /// Learns from the answer for later requests.
+    /// Adds the answer to the averages of its key and model, from which later requests are estimated.
     pub fn learn(&self, lesson: Lesson) {
         if let Some(learner) = self.learner.as_ref().filter(|learner| learner.has_output) {
             learner.estimator.learn_habit(lesson);
@@ -125,15 +128,15 @@ impl Permit {
         }
     }
 
-    /// Applies the limits for the model, as the client wrote its name. Returns whether a budget applies to the request.
+    /// Selects the limits that apply to the model which the request names. Returns whether a budget applies to the request.
     pub fn asks_for(&mut self, model: Option<&str>) -> bool {
         let Some(subject) = &self.subject else { return false };
         self.scope = subject.scope(model);
         subject.has_budgets(self.scope)
     }
 
-    /// Reserves the tokens that the request will probably use, and their cost. `began` = the beginning of the request. Waits only if
-    /// replicas share limits, or if a budget must be read from the ledger first.
+    /// Reserves the tokens that the request will probably use, and their cost, in the limits and budgets of its key. `began` =
+    /// the beginning of the request. Waits only if replicas share limits, or if a budget must be read from the ledger first.
     ///
     /// # Errors
     /// When a limit or a budget has no room for them.
@@ -159,7 +162,7 @@ impl Permit {
         Ok(())
     }
 
-    /// How the rates stand now.
+    /// How much is left now of the limits per minute that apply to this request.
     pub fn quotas(&self) -> Quotas {
         // If replicas share the rates and Redis was not asked yet, nobody knows them.
         let knows = self.reservation.as_ref().is_none_or(|reservation| reservation.alone);
@@ -167,8 +170,8 @@ impl Permit {
         self.in_redis.or_else(|| self.subject.as_ref().filter(|_| knows).map(here)).unwrap_or_default()
     }
 
-    /// Replaces the reservations by the real use and the real cost. A budget in another currency uses `exchange`, as the ledger row does.
-    /// Only the first call has an effect.
+    /// Replaces the reservations of a finished request by its real use and its real cost. A budget in another currency uses
+    /// `exchange`, as the ledger row does. Only the first call has an effect.
     pub fn settle(&mut self, used: Used, cost: Option<Money>, exchange: Exchange) {
         if let (
             Some(Learner { body, estimator, has_output }),

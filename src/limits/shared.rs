@@ -21,7 +21,7 @@ use crate::{
     store::redis::{self, Answer, Item, Redis, Replica, SharedBudget, SpendSource},
 };
 
-/// Limits and budgets that replicas share.
+/// The connection to the Redis in which replicas count the limits and budgets that they share.
 #[derive(Debug)]
 pub struct Shared {
     redis: Redis,
@@ -29,7 +29,7 @@ pub struct Shared {
     pub(super) fail: WhenRedisIsAway,
 }
 
-/// The identity of this process among the replicas.
+/// The identity of this process among the replicas that share limits in a Redis.
 #[derive(Debug)]
 pub struct Identity {
     /// A random number of the process.
@@ -41,7 +41,8 @@ pub struct Identity {
 }
 
 impl Shared {
-    /// Starts the thread that talks to Redis, and waits a moment for Redis. Redis is told the spend of the budgets in `spending`.
+    /// Starts the thread that asks Redis about shared limits, and waits a moment for Redis. Redis is told the spend of the
+    /// budgets in `spending`.
     ///
     /// # Errors
     /// When the thread cannot start. A Redis that is away is no error.
@@ -60,7 +61,7 @@ impl Shared {
         Ok(Self { redis, replicas: sharing.replicas, fail: sharing.fail })
     }
 
-    /// Gives back what ended requests held, and ends the thread. No request may ask any more.
+    /// Gives back to Redis what ended requests held of shared limits, and ends the thread. No request may ask Redis after this call.
     pub fn end(&self) {
         self.redis.stop();
     }
@@ -76,7 +77,7 @@ impl SpendSource for Counter {
     }
 }
 
-/// What one request holds in Redis, or may hold. Redis gets it back when this is dropped.
+/// What one request holds of the shared limits in Redis, or may hold. The drop gives it back to Redis.
 #[derive(Debug)]
 pub(super) struct RedisReservation {
     pub(super) shared: Arc<Shared>,
@@ -90,9 +91,9 @@ pub(super) struct RedisReservation {
     pub(super) alone: bool,
 }
 
-/// How a request is decided.
+/// How Redis decides about a request that takes from shared limits: granted, exceeded, or Redis is unavailable.
 pub(super) enum Decided {
-    /// Redis granted all claims. The rates stand so.
+    /// Redis granted all claims. Contains what is left of the limits per minute.
     Granted(Quotas),
     /// A claim exceeds its limit. Nothing is taken.
     Exceeded(LimitExceeded, Quotas),
@@ -101,12 +102,13 @@ pub(super) enum Decided {
 }
 
 impl RedisReservation {
+    /// Makes an empty reservation of shared limits for one request. Redis is not asked yet.
     pub(super) fn new(shared: &Arc<Shared>) -> Self {
         let (shared, patience) = (Arc::clone(shared), shared.redis.patience());
         Self { shared, request: None, patience, corrections: Vec::new(), alone: false }
     }
 
-    /// Asks Redis for all claims or none.
+    /// Asks Redis to grant all claims of a request on shared limits, or none.
     pub(super) async fn take(&mut self, subject: &Subject, scope: Scope, claims: &[Claim], now: Moment) -> Decided {
         if !self.shared.redis.is_well() {
             return self.away();
@@ -141,7 +143,7 @@ impl RedisReservation {
         *self.request.get_or_insert_with(|| self.shared.redis.request())
     }
 
-    /// The request was admitted without Redis. Redis is told when it is back.
+    /// Records the claims of a request that this process admitted without Redis. Redis is told when it works again.
     pub(super) fn admitted_alone(&mut self, subject: &Subject, claims: &[Claim]) {
         let items = claims.iter().filter_map(|claim| item(subject, claim)).collect();
         let request = self.request();
@@ -156,7 +158,7 @@ impl RedisReservation {
         Decided::Away
     }
 
-    /// Corrects a rate to its real use.
+    /// Corrects in Redis what a request used of a limit per minute. Redis is told when the request ends.
     pub(super) fn correct(&mut self, share: &Share, unit: Unit, correction: Correction) {
         let (more, back) = match correction {
             Correction::More(span) => (span, 0),

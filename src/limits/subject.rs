@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// A key: its own limits, those of its group, and those for some models.
+/// All limits and budgets that can apply to requests of one key: its own, those of its group, and those for some models.
 #[derive(Debug)]
 pub(super) struct Subject {
     /// At most [`MOST_SHARES`].
@@ -31,7 +31,7 @@ pub(super) struct Subject {
     pub(super) windows: Arc<Windows>,
 }
 
-/// The limits of a key, of its group, or of a key for some models.
+/// One set of limits and budgets: of a key, of its group, or of a key for some models.
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) whose: Spender,
@@ -45,14 +45,15 @@ pub(super) struct Share {
     pub(super) meter: Arc<Meter>,
 }
 
-/// The shares that apply to a request, one bit each.
+/// Which sets of limits apply to a request: one bit for each set of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scope(u64);
 
-/// The number of bits of a [`Scope`].
+/// The most sets of limits that one key can have, which is the number of bits of a [`Scope`].
 pub(super) const MOST_SHARES: usize = 64;
 
 impl Scope {
+    /// All sets of limits of a key.
     pub(super) const ALL: Self = Self(u64::MAX);
 
     fn has(self, share: usize) -> bool {
@@ -60,7 +61,7 @@ impl Scope {
     }
 }
 
-/// The state of a budget.
+/// How a budget stands: the budget, its present window, and the spend in this window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetState {
     /// The budget.
@@ -71,7 +72,7 @@ pub struct BudgetState {
     pub span: Span,
 }
 
-/// A budget with the counter of its window.
+/// A budget of a key or group, with the counter of its present window.
 #[derive(Debug)]
 pub(super) struct OneBudget {
     pub(super) budget: Budget,
@@ -88,7 +89,7 @@ struct Last {
     window: Option<(Span, Arc<Counter>)>,
 }
 
-/// What a request takes of one limit.
+/// What a request takes of one limit: a place, requests or tokens per minute, or money of a budget.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     /// An index of [`Subject::shares`].
@@ -96,6 +97,7 @@ pub(super) struct Claim {
     pub(super) of: Claimed,
 }
 
+/// The kind and amount of what a request takes of a limit.
 #[derive(Clone, Debug)]
 pub(super) enum Claimed {
     /// A place among the requests in progress.
@@ -106,7 +108,7 @@ pub(super) enum Claimed {
     Spend { counter: Arc<Counter>, limit: u64, cost: u64, budget: Budget, span: Span },
 }
 
-/// A claim exceeds its limit.
+/// Says which claim of a request exceeds its limit, and how long the request has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LimitExceeded {
     /// Its index in the list.
@@ -118,10 +120,11 @@ pub(super) struct LimitExceeded {
 /// A reservation of another request may be given back at any moment: the client waits for this many microseconds.
 const SOON: u64 = 1_000_000;
 
-/// The estimated cost of a request in each currency of [`Currency::ALL`].
+/// The estimated cost of a request in each currency of [`Currency::ALL`], in nano-units.
 pub type Costs = [u64; Currency::ALL.len()];
 
 impl Share {
+    /// The limit per minute on requests or tokens in this set of limits. None = unlimited.
     pub(super) fn rate(&self, unit: Unit) -> Option<Rate> {
         match unit {
             Unit::Requests => self.requests,
@@ -129,7 +132,7 @@ impl Share {
         }
     }
 
-    /// The name of a budget in one of its windows.
+    /// Returns the key that identifies a budget in one of its windows.
     pub(super) fn budget_key(&self, budget: &Budget, span: Span) -> BudgetKey {
         let Budget { money, window, starts_on: _ } = *budget;
         let model = self.model.as_ref().map(|model| ModelPattern(Arc::from(&*model.0)));
@@ -139,11 +142,12 @@ impl Share {
 }
 
 impl OneBudget {
+    /// Makes a budget of a key or group with its warning thresholds. Its counter is looked up at the first use.
     pub(super) fn new(budget: Budget, warn_at: &Arc<[u64]>) -> Self {
         Self { budget, warn_at: Arc::clone(warn_at), last: Mutex::default() }
     }
 
-    /// The counter of the window that `now` is in.
+    /// Returns the budget window that `now` is in, and the counter of its spend.
     pub(super) fn counter(&self, share: &Share, subject: &Subject, now: UnixMillis) -> (Span, Arc<Counter>) {
         let UnixMillis(now) = now;
         let span = subject.windows.at(self.budget.window, self.budget.starts_on, now);
@@ -162,7 +166,7 @@ impl OneBudget {
 }
 
 impl Subject {
-    /// The shares that apply to a request for this model, as the client writes it; none = the model is not known.
+    /// Returns which sets of limits apply to a request for this model, as the client writes the name. None = the model is not known.
     pub(super) fn scope(&self, model: Option<&str>) -> Scope {
         let is_upstream = |name: &str| self.upstreams.iter().any(|upstream| **upstream == *name);
         let holds = |share: &Share| match (&share.model, model) {
@@ -174,17 +178,17 @@ impl Subject {
         Scope(bits.fold(0, |bits, (nth, _)| bits | 1 << nth))
     }
 
-    /// Whether a budget applies to a request.
+    /// Whether a budget applies to requests in this scope.
     pub(super) fn has_budgets(&self, scope: Scope) -> bool {
         self.within(scope).any(|(_, share)| !share.budgets.is_empty())
     }
 
-    /// The claims of every request before its body is read.
+    /// What every request of this key takes of its limits before the body is read: a place and one request per minute.
     pub(super) fn admission_claims(&self) -> Vec<Claim> {
         self.claims_of(|share| share.model.is_none())
     }
 
-    /// The claims of a request once its body is read, with its estimated tokens and cost.
+    /// What a request takes of its limits and budgets once its body is read, with its estimated tokens and cost.
     pub(super) fn token_claims(&self, scope: Scope, tokens: u64, costs: &Costs, now: UnixMillis) -> Vec<Claim> {
         let mut claims = self.claims_of(|share| share.model.is_some());
         claims.retain(|claim| scope.has(claim.share));
@@ -213,7 +217,8 @@ impl Subject {
         claims.filter(|(share, _)| is_of_these(*share)).map(|(share, of)| Claim { share, of }).collect()
     }
 
-    /// Takes all claims or none: of each limit the part of one of `replicas`, which cannot ask each other.
+    /// Takes all claims of a request from the limits of its key, or none, without Redis. Of each limit only the part of one of
+    /// `replicas` may be used, because the replicas cannot ask each other.
     pub(super) fn take(&self, claims: &[Claim], now: Moment, replicas: u32) -> Result<(), LimitExceeded> {
         for (nth, claim) in claims.iter().enumerate() {
             let Some(Share { meter, .. }) = self.shares.get(claim.share) else { continue };
@@ -232,7 +237,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Counts claims that Redis granted: they are a part of what this replica may use if Redis goes away.
+    /// Counts claims of a request that Redis granted: they are a part of what this replica may use if Redis becomes unavailable.
     pub(super) fn count(&self, claims: &[Claim], now: Moment, replicas: u32) {
         for claim in claims {
             let Some(Share { meter, .. }) = self.shares.get(claim.share) else { continue };
@@ -257,12 +262,12 @@ impl Subject {
         self.shares.iter().enumerate()
     }
 
-    /// The shares that apply.
+    /// Iterates over the sets of limits that apply to a request.
     pub(super) fn within(&self, scope: Scope) -> impl Iterator<Item = (usize, &Share)> {
         self.each().filter(move |(nth, _)| scope.has(*nth))
     }
 
-    /// The budgets of a share in the windows of `now`.
+    /// How the budgets of a key or group stand in the windows of `now`.
     pub(super) fn states(&self, share: &Share, now: UnixMillis) -> impl Iterator<Item = BudgetState> {
         share.budgets.iter().map(move |one| {
             let (span, counter) = one.counter(share, self, now);
@@ -270,7 +275,7 @@ impl Subject {
         })
     }
 
-    /// The refusal of a request whose claim exceeds its limit.
+    /// Makes the refusal of a request from the claim that exceeds its limit.
     pub(super) fn limited(&self, claims: &[Claim], exceeded: LimitExceeded, quotas: Quotas) -> Option<Limited> {
         let LimitExceeded { nth, wait } = exceeded;
         let claim = claims.get(nth)?;
@@ -290,14 +295,14 @@ impl Subject {
         Some(Limited { kind, whose, name, model, after, quotas })
     }
 
-    /// How the rates stand in memory, for the part of one of `replicas`.
+    /// How much is left of the limits per minute that apply to a request, counted in memory for the part of one of `replicas`.
     pub(super) fn quotas(&self, scope: Scope, now: Moment, replicas: u32) -> Quotas {
         self.least(scope, |share, unit| {
             Some(Quota::of(share.rate(unit)?.share(replicas), share.meter.of(unit).free_at(), now))
         })
     }
 
-    /// The rates of the request. If several shares have the same rate: the one with less left.
+    /// Returns the limits per minute with the least left, of all sets of limits that apply to a request.
     pub(super) fn least(&self, scope: Scope, quota: impl Fn(&Share, Unit) -> Option<Quota>) -> Quotas {
         let least = |unit| {
             let quotas = self.within(scope).filter_map(|(_, share)| quota(share, unit));
@@ -307,6 +312,7 @@ impl Subject {
     }
 }
 
+/// Returns the estimated cost of a request in this currency, in nano-units.
 pub(super) fn in_currency(costs: &Costs, currency: Currency) -> u64 {
     Currency::ALL.iter().zip(costs).find(|(known, _)| **known == currency).map_or(0, |(_, cost)| *cost)
 }

@@ -20,19 +20,19 @@ use crate::{
 
 /// The longest time of one operation. After that the connection is opened again.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most references of one read or write.
+/// The most references of one read or write of the affinity store.
 pub(super) const BATCH: usize = 500;
 /// The pause between two tries while the store fails.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// The kind of an operation.
+/// Whether a connection to the affinity store reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoreOperation {
     Read,
     Write,
 }
 
-/// The connection of one task to the store.
+/// The connection of one task to the affinity store. It opens the store, runs operations and tracks failures.
 pub(super) struct StoreClient {
     pub(super) operation: StoreOperation,
     pub(super) location: OriginStoreLocation,
@@ -47,7 +47,7 @@ pub(super) struct StoreClient {
     pub(super) failures: u32,
 }
 
-/// The result of an operation.
+/// The result of an operation on the affinity store: in time, late or failed.
 pub(super) enum StoreResult<T> {
     /// The operation ended in time.
     InTime(T),
@@ -57,9 +57,11 @@ pub(super) enum StoreResult<T> {
     Failed(StoreError),
 }
 
+/// Text for the log: why a slow affinity store counts as failing.
 pub(super) const TOO_SLOW: &str = "the operation on the affinity store took longer than any request waits";
 
 impl StoreClient {
+    /// Whether the thread of the affinity store must end.
     pub(super) fn has_ended(&self) -> bool {
         // Also true without a sender, which a failed start drops.
         *self.ended.borrow() || self.ended.has_changed().is_err()
@@ -73,14 +75,14 @@ impl StoreClient {
         self.store.as_mut().ok_or(StoreError::Silent)
     }
 
-    /// Opens the store for the first time, which may take longer than any later operation.
+    /// Opens the affinity store for the first time, which may take longer than any later operation.
     pub(super) async fn connect(&mut self) {
         if let Err(error) = timeout(OPERATION_TIMEOUT, self.open()).await.unwrap_or(Err(StoreError::Silent)) {
             self.mark_failing(error);
         }
     }
 
-    /// Runs an operation. If it takes longer than any request waits, calls `slow` and then continues.
+    /// Runs one operation on the affinity store. If it takes longer than any request waits, calls `slow` and then continues.
     pub(super) async fn run<T>(
         &mut self,
         slow: impl FnOnce(),
@@ -105,7 +107,7 @@ impl StoreClient {
         })
     }
 
-    /// Marks the store as failing, so that no request waits for it. A single failure is not logged.
+    /// Marks the affinity store as failing, so that no request waits for it. A single failure is not logged.
     pub(super) fn mark_failing(&mut self, why: impl fmt::Display) {
         self.origins.fails(self.operation, true);
         self.failures = self.failures.saturating_add(1);
@@ -125,7 +127,7 @@ impl StoreClient {
         }
     }
 
-    /// Marks the store as working.
+    /// Marks the affinity store as working, after an operation in time.
     pub(super) fn mark_working(&mut self) {
         self.origins.fails(self.operation, false);
         if mem::take(&mut self.failures) >= 2 {
@@ -143,10 +145,12 @@ impl StoreClient {
         }
     }
 
+    /// Waits a moment before the next try at a failing affinity store. The shutdown ends the wait.
     pub(super) async fn pause(&mut self) {
         let _ = timeout(RETRY_PAUSE, self.ended.wait_for(|ended| *ended)).await;
     }
 
+    /// Closes the connection to the affinity store.
     pub(super) async fn close(&mut self) {
         if let Some(store) = self.store.take() {
             store.close().await;
@@ -155,6 +159,7 @@ impl StoreClient {
 }
 
 impl AffinityMemory {
+    /// Records whether reads from, or writes to, the affinity store fail.
     pub(super) fn fails(&self, operation: StoreOperation, fails: bool) {
         match operation {
             StoreOperation::Read => self.status.read_fails.store(fails, Ordering::Relaxed),

@@ -13,13 +13,13 @@ use crate::{
 /// How often the reader looks in a shared store for rare events of other replicas, if no lookup arrives.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The task that reads.
+/// The task that answers lookups of ids from the affinity store.
 pub(super) struct AffinityStoreReader {
     pub(super) client: StoreClient,
 }
 
 impl AffinityStoreReader {
-    /// Opens the store, and reads the rare events of the past.
+    /// Opens the affinity store for reading, and reads which rare events happened before.
     pub(super) async fn begin(&mut self) {
         self.client.connect().await;
         if self.client.failures == 0 {
@@ -45,6 +45,7 @@ impl AffinityStoreReader {
         false
     }
 
+    /// Answers lookups from the affinity store until the shutdown.
     pub(super) async fn run(mut self) {
         // The store could not be opened.
         if self.client.failures > 0 {

@@ -29,7 +29,7 @@ use crate::{
 /// The most time that a start waits for the store, so that the first requests find an open store.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The thread with its affinity memory. [`end`](Self::end) ends the thread.
+/// The thread that reads and writes the affinity store, with its affinity memory. [`end`](Self::end) ends the thread.
 #[derive(Debug)]
 pub struct AffinityStoreThread {
     /// The affinity memory.
@@ -39,7 +39,7 @@ pub struct AffinityStoreThread {
 }
 
 impl AffinityStoreThread {
-    /// Creates the memory, and waits a moment for its store.
+    /// Creates the affinity memory, starts the thread of its store, and waits a moment until the store is open.
     ///
     /// # Errors
     /// When no thread can be started. A store that cannot be reached is no error.
@@ -92,7 +92,7 @@ impl AffinityStoreThread {
         Ok(Self { origins, end, over })
     }
 
-    /// Ends the thread after all entries are written, or after a time limit.
+    /// Ends the thread of the affinity store after all entries are written, or after a time limit.
     pub fn end(self) {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_TIMEOUT + WAIT_FOR_FILE).is_err() {

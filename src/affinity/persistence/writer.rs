@@ -20,7 +20,7 @@ use crate::{
 /// The delay that gathers entries for an unshared store. No answer waits for that store, and fewer writes cost less. A killed
 /// process loses this much.
 const GATHER_DELAY: Duration = Duration::from_millis(50);
-/// The most time at the end for writing the waiting entries.
+/// The longest time at the shutdown for writing the waiting entries to the affinity store.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the writer looks at a shared store without new entries. The store may have lost entries of this process: Redis was emptied, or
 /// the server that had the last entries is no longer the master.
@@ -28,7 +28,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often expired and surplus rows are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The task that writes.
+/// The task that writes new entries to the affinity store and deletes old ones.
 pub(super) struct AffinityStoreWriter {
     pub(super) client: StoreClient,
     /// The entries that are being written.
@@ -43,6 +43,7 @@ pub(super) struct AffinityStoreWriter {
 }
 
 impl AffinityStoreWriter {
+    /// Writes new entries to the affinity store and deletes old ones until the shutdown.
     pub(super) async fn run(mut self) {
         let origins = Arc::clone(&self.client.origins);
         let longest_sleep = if origins.is_shared { CHECK_INTERVAL } else { SWEEP_INTERVAL };

@@ -16,7 +16,7 @@ use axum::{
 use super::{DataPlane, extract::ArrivedRequest};
 use crate::proxy::{RequestArrival, error::ApiError};
 
-/// Answers a request for an unknown URL.
+/// Answers a request for an unknown URL with an error, in the format of the API.
 pub(super) async fn unknown_url(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,

@@ -18,7 +18,7 @@ use crate::{
     proxy::{Tables, authenticate, error::ApiError},
 };
 
-/// `GET /v1/models`.
+/// Answers `GET /v1/models`: the list of models that the client's key may use.
 pub(in crate::api) async fn list(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -40,7 +40,7 @@ pub(in crate::api) async fn list(
     }
 }
 
-/// `GET /v1/models/{id}`. The id may contain `/` and `:`, and is percent-decoded once.
+/// Answers `GET /v1/models/{id}`: one model that the client's key may use. The id may contain `/` and `:`, and is percent-decoded once.
 pub(in crate::api) async fn one(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -62,7 +62,7 @@ pub(in crate::api) async fn one(
     data.proxy.answer(&arrival, &caller, answer).map(Body::new)
 }
 
-/// Answers all methods other than GET with 405.
+/// Answers a request to `/v1/models` or a path below with a method other than GET: 405.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,

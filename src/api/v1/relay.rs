@@ -15,8 +15,8 @@ use crate::{
     proxy::forward::forward,
 };
 
-/// The route of one path: each of `endpoints` by its method, and 405 for all other methods. HEAD gets 405 too: Tidegate would
-/// fetch an answer only to drop it.
+/// Makes the route of one API path: relays each of `endpoints` by its method, and answers 405 to all other methods. HEAD gets 405
+/// too: Tidegate would fetch an answer only to drop it.
 pub(in crate::api) fn relay<const N: usize>(endpoints: [Endpoint; N]) -> MethodRouter<Arc<DataPlane>> {
     let fallback = move |State(data): State<Arc<DataPlane>>,
                          ArrivedRequest(arrival): ArrivedRequest,

@@ -14,8 +14,8 @@ use crate::{
     proxy::error::ApiError,
 };
 
-/// Answers all methods other than POST with 405. A WebSocket upgrade gets 426: only with this status Codex falls back to HTTP at
-/// once.
+/// Answers a request to `/v1/responses` with a method other than POST: 405. A WebSocket upgrade gets 426: only with this status
+/// Codex falls back to HTTP at once.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,

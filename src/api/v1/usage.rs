@@ -16,7 +16,7 @@ use crate::{
     proxy::{Tables, authenticate, error::ApiError, statement},
 };
 
-/// `GET /v1/usage`: requests, tokens, costs and budgets of the key.
+/// Answers `GET /v1/usage`: requests, tokens, costs and budgets of the client's key.
 pub(in crate::api) async fn usage(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -25,7 +25,7 @@ pub(in crate::api) async fn usage(
     answer(&data, arrival, request, statement::usage).await
 }
 
-/// `GET /dashboard/billing/usage`: the spend of the key, in hundredths of the currency.
+/// Answers `GET /dashboard/billing/usage`, which chat programs poll: the spend of the client's key, in hundredths of the currency.
 pub(in crate::api) async fn billing_usage(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -34,7 +34,7 @@ pub(in crate::api) async fn billing_usage(
     answer(&data, arrival, request, statement::billing_usage).await
 }
 
-/// `GET /dashboard/billing/subscription`: the upper bound of the key's spend.
+/// Answers `GET /dashboard/billing/subscription`, which chat programs poll: the budget of the client's key.
 pub(in crate::api) async fn subscription(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,
@@ -46,7 +46,7 @@ pub(in crate::api) async fn subscription(
     .await
 }
 
-/// Answers all methods other than GET with 405.
+/// Answers a request to a usage or billing path with a method other than GET: 405.
 pub(in crate::api) async fn other_method(
     State(data): State<Arc<DataPlane>>,
     ArrivedRequest(arrival): ArrivedRequest,

@@ -43,7 +43,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Delivers the raised alerts in their order. Returns when all senders of the queue are gone.
+/// Posts the raised alerts to the operator's webhook, in their order. Returns when all senders of the queue are gone.
 pub(super) async fn run(
     mut queue: mpsc::Receiver<Raised>,
     config: watch::Receiver<Arc<Config>>,

@@ -43,7 +43,7 @@ pub use times::AlertTimes;
 /// The most alerts that wait while the receiver does not answer. Events are rare: more alerts would say nothing new.
 const QUEUE: usize = 256;
 
-/// The state that the alerts are computed from.
+/// What the thread for alerts reads: health states, metrics, spend of budgets, and the configuration.
 pub(super) struct AlertSources {
     /// The gateway as one worker sees it. All workers share the health states, so one worker's view is enough.
     pub(super) data: Arc<DataPlane>,
@@ -54,7 +54,7 @@ pub(super) struct AlertSources {
     pub(super) times: AlertTimes,
 }
 
-/// The thread that watches for events and delivers alerts. Dropping this value ends the thread.
+/// The thread that watches for conditions worth an alert and posts alerts to the webhook. Dropping this value ends the thread.
 #[derive(Debug)]
 pub(super) struct AlertThread {
     end: oneshot::Sender<()>,
@@ -62,7 +62,7 @@ pub(super) struct AlertThread {
 }
 
 impl AlertThread {
-    /// Ends the thread and waits until it has saved the undelivered alerts for the next start.
+    /// Ends the thread for alerts, and waits until it has saved the undelivered alerts for the next start.
     pub(super) fn end(self) {
         drop(self.end);
         // A thread that panicked has ended too.
@@ -70,8 +70,8 @@ impl AlertThread {
     }
 }
 
-/// Starts the thread that watches for events and delivers alerts. Undelivered alerts of one-time events are kept in
-/// `data_dir`.
+/// Starts the thread that watches for conditions worth an alert and posts alerts to the webhook. Undelivered alerts of one-time
+/// events are kept in `data_dir`.
 pub(super) fn start(sources: AlertSources, data_dir: &DataDir) -> io::Result<AlertThread> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (end, ended) = oneshot::channel::<()>();

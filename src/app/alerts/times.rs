@@ -1,15 +1,15 @@
-//! How long a condition lasts before an alert tells of it.
+//! How long a condition lasts before an alert is raised.
 
 use std::time::Duration;
 
-/// How long a condition lasts before an alert tells of it. Not a setting: a test uses shorter times.
+/// How long a condition (such as an ejected upstream) lasts before an alert is raised. Not a setting: a test uses shorter times.
 #[derive(Clone, Copy, Debug)]
 pub struct AlertTimes {
     /// How often the conditions are checked.
     pub check_every: Duration,
-    /// An upstream that is ejected for this long does not come back by itself soon.
+    /// An upstream that is ejected for this long is reported: it does not come back by itself soon.
     pub ejected_for: Duration,
-    /// A database that is restarted needs less.
+    /// A ledger that is behind for this long is reported. A database that is restarted needs less time.
     pub behind_for: Duration,
     /// Truncated answers are counted over this time.
     pub window: Duration,
@@ -32,7 +32,7 @@ impl Default for AlertTimes {
     }
 }
 
-/// Writes a duration for people: `5 minutes`, `90 seconds`.
+/// Writes a duration as words for people: `5 minutes`, `90 seconds`.
 pub(super) fn in_words(duration: Duration) -> String {
     let (number, unit) = match duration.as_secs() {
         seconds if seconds >= 60 && seconds.is_multiple_of(60) => (seconds / 60, "minute"),

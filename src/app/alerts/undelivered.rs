@@ -10,7 +10,7 @@ use crate::{
     store::files,
 };
 
-/// The file in the data folder.
+/// Name of the file in the data folder that keeps undelivered alerts over a restart.
 pub(super) const FILE: &str = "alerts.json";
 
 /// One alert as the file holds it.
@@ -23,7 +23,7 @@ struct StoredAlert {
     text: String,
 }
 
-/// The undelivered alerts, with a copy in a file.
+/// The alerts that the webhook has not accepted yet, with a copy in a file, so that a restart does not lose them.
 #[derive(Debug)]
 pub(super) struct UndeliveredAlerts {
     file: PathBuf,
@@ -31,13 +31,13 @@ pub(super) struct UndeliveredAlerts {
 }
 
 impl UndeliveredAlerts {
-    /// Reads the alerts that an earlier process did not deliver.
+    /// Reads from the file the alerts that an earlier process did not deliver.
     pub(super) fn open(file: PathBuf) -> Self {
         let stored_alerts = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
         Self { file, stored_alerts: RefCell::new(stored_alerts.unwrap_or_default()) }
     }
 
-    /// All undelivered alerts, the oldest first.
+    /// Returns all alerts that the webhook has not accepted yet, the oldest first.
     pub(super) fn all(&self) -> Vec<Raised> {
         let raised = |stored: &StoredAlert| {
             let alert = Alert {
@@ -50,7 +50,7 @@ impl UndeliveredAlerts {
         self.stored_alerts.borrow().iter().filter_map(raised).collect()
     }
 
-    /// Keeps the alert if its event happens once. The watcher raises other alerts again by itself.
+    /// Keeps an undelivered alert in the file if its event happens once. The watcher raises other alerts again by itself.
     pub(super) fn add(&self, Raised { id, time_ms, alert: Alert { event, subject, text } }: &Raised) {
         if event.happens_once() {
             let (id, event) = (id.clone(), event.name().to_owned());
@@ -60,7 +60,7 @@ impl UndeliveredAlerts {
         }
     }
 
-    /// Removes an alert that was delivered or dropped.
+    /// Removes an alert from the file of undelivered alerts, because it was delivered or dropped.
     pub(super) fn remove(&self, id: &str) {
         let before = self.stored_alerts.borrow().len();
         self.stored_alerts.borrow_mut().retain(|stored| stored.id != id);

@@ -15,12 +15,12 @@ use crate::domain::{
     spending::{BudgetKey, Crossed},
 };
 
-/// So many waiting rows mean that the ledger is behind: 100 seconds' worth at 100 requests a second.
+/// With so many waiting rows, the ledger counts as behind: 100 seconds' worth at 100 requests a second.
 const BEHIND_ROWS: u64 = 10_000;
 /// With fewer answers, a share of truncated ones means nothing.
 const MIN_ANSWERS: u64 = 20;
 
-/// The observed state at one moment.
+/// What alerts are computed from, at one moment: the state of upstreams, credentials and the ledger.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AlertInputs {
     pub(super) credentials: Vec<CredentialView>,
@@ -32,6 +32,7 @@ pub(super) struct AlertInputs {
     pub(super) truncated_percent: u64,
 }
 
+/// One credential as alerts see it: its name, and whether the provider refuses it.
 #[derive(Clone, Debug)]
 pub(super) struct CredentialView {
     pub(super) upstream: String,
@@ -39,6 +40,7 @@ pub(super) struct CredentialView {
     pub(super) refused: Option<EjectionCause>,
 }
 
+/// One upstream as alerts see it: whether it is ejected, and how many of its answers ended early.
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamView {
     pub(super) name: String,
@@ -49,7 +51,7 @@ pub(super) struct UpstreamView {
     pub(super) truncated: u64,
 }
 
-/// Remembers which conditions hold and which were reported.
+/// Decides which alerts to raise. It remembers which conditions hold and which it reported already.
 #[derive(Debug)]
 pub(super) struct Watcher {
     times: AlertTimes,
@@ -82,12 +84,12 @@ struct AlertCondition {
 }
 
 impl Watcher {
-    /// Nothing is reported yet.
+    /// Makes a watcher for alerts that has reported nothing yet.
     pub(super) fn new(times: AlertTimes) -> Self {
         Self { times, states: HashMap::new(), answers: HashMap::new() }
     }
 
-    /// The alerts that must be raised now.
+    /// Returns the alerts that must be raised now for this observed state.
     pub(super) fn due_alerts(&mut self, now: Instant, view: &AlertInputs) -> Vec<Alert> {
         let mut conditions: Vec<AlertCondition> = view.credentials.iter().map(credential).collect();
         conditions.extend(view.upstreams.iter().map(|upstream| ejected(upstream, self.times.ejected_for)));
@@ -153,7 +155,7 @@ impl Watcher {
     }
 }
 
-/// Alerts for budgets that reached a threshold. A budget that reached several at once gets one alert, for the highest.
+/// Makes the alerts for budgets whose spend reached a threshold. A budget that reached several at once gets one alert, for the highest.
 pub(super) fn budgets(mut crossed: Vec<Crossed>) -> Vec<Alert> {
     crossed.sort_by_key(|crossed| std::cmp::Reverse(crossed.threshold));
     let mut reported: Vec<Crossed> = Vec::new();

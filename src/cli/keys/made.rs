@@ -3,12 +3,12 @@
 
 use crate::{cli::output, config::Config, store::sql::DatabaseLocation};
 
-/// Whether no gateway ever ran with this data folder: a gateway leaves its lock file there.
+/// Whether no gateway ever ran with the data folder of this key store: a gateway leaves its lock file there.
 pub(super) fn is_new(place: &DatabaseLocation, config: &Config) -> bool {
     matches!(place, DatabaseLocation::Sqlite(_)) && !config.server.data_dir.join("lock").exists()
 }
 
-/// Asks for confirmation on a terminal before a key is created in a folder that no gateway uses.
+/// Asks for confirmation on a terminal before a client key is created in a folder that no gateway uses.
 pub(super) fn confirm_new(yes: bool, place: &DatabaseLocation, is_new: bool) -> Result<(), String> {
     if !is_new || yes {
         return Ok(());
@@ -23,7 +23,7 @@ pub(super) fn confirm_new(yes: bool, place: &DatabaseLocation, is_new: bool) -> 
     }
 }
 
-/// Returns the error for a change of a key in a missing store.
+/// Returns the error text for a change of a client key in a key store that does not exist.
 pub(super) fn no_store(place: &DatabaseLocation) -> String {
     format!(
         "there is no store at {}, so there are no keys: name the gateway's configuration with --config, or its folder with TIDEGATE_DATA_DIR",
@@ -31,7 +31,7 @@ pub(super) fn no_store(place: &DatabaseLocation) -> String {
     )
 }
 
-/// Returns a message that names the store of a new key.
+/// Returns the message that tells the operator in which key store a new client key is.
 pub(super) fn made_in(place: &DatabaseLocation, is_new: bool) -> String {
     let place = absolute(place);
     if is_new {

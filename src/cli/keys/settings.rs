@@ -9,7 +9,7 @@ use crate::{
     domain::key::KeySettings,
 };
 
-/// Settings of a key. Each setting that is given replaces the setting of the key.
+/// Options of `tidegate keys` for the settings of a client key. Each given option replaces that setting of the key.
 #[derive(Debug, Args)]
 pub(super) struct Settings {
     /// Models that the key may use. A trailing * matches any rest. Without this option: all models.
@@ -60,7 +60,7 @@ enum ClientGone {
     Drain,
 }
 
-/// A setting, by the name of its option.
+/// A setting of a client key, by the name of its option in `tidegate keys`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Setting {
     Models,
@@ -81,7 +81,7 @@ pub(super) enum Setting {
 }
 
 impl Settings {
-    /// Returns the settings that are given.
+    /// Returns the settings of a client key that the command line gives.
     pub(super) fn given(&self) -> Vec<Setting> {
         // Every field is named, so that the compiler finds a field that is missing here.
         let Self {
@@ -117,7 +117,7 @@ impl Settings {
         given.into_iter().filter_map(|(given, setting)| given.then_some(setting)).collect()
     }
 
-    /// Replaces the settings of a key with the given ones.
+    /// Replaces those settings of a client key that the command line gives.
     pub(super) fn apply(&self, settings: &mut KeySettings, now: Duration) {
         for setting in self.given() {
             match setting {
@@ -148,12 +148,12 @@ impl Settings {
 }
 
 impl Setting {
-    /// Returns the name of the option.
+    /// Returns the name of the command-line option for this setting of a client key.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Resets a setting to its default.
+    /// Resets this setting of a client key to its default.
     pub(super) fn clear(self, settings: &mut KeySettings) {
         // Every field is named, so that the compiler finds a field that is missing here.
         let KeySettings {

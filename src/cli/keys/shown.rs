@@ -13,7 +13,7 @@ use crate::{
 /// Number of digits of a hash that is shown. It is enough for people to tell two hashes apart.
 const SHORT: usize = 12;
 
-/// A key to show, from the configuration or the store.
+/// A client key as `tidegate keys` shows it, from the configuration or the store. Contains no hash of the key.
 pub(super) struct KeyView {
     name: String,
     prefix: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct KeyView {
 }
 
 impl KeyStore {
-    /// Returns all keys; those of the configuration are first.
+    /// Returns all client keys as `tidegate keys` shows them. Keys of the configuration are first.
     pub(super) fn all(&self) -> impl Iterator<Item = KeyView> {
         let of_file = self.config.keys.iter().filter(|key| !matches!(key.kept, KeySource::Store { .. }));
         of_file.map(|key| self.of_file(key)).chain(self.keys.iter().map(|key| self.of_store(key)))
@@ -104,11 +104,12 @@ fn settings(config: &Config, key: &Key) -> KeySettings {
 }
 
 impl KeyView {
+    /// Whether the client key has this name.
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name == name
     }
 
-    /// Returns the cells of a line of the list, in the order of [`HEADS`].
+    /// Returns the cells of a client key's line in the list of keys, in the order of [`HEADS`].
     pub(super) fn cells(&self) -> Vec<String> {
         let none = || "-".to_owned();
         let key = self.prefix.as_ref().map_or_else(none, |prefix| format!("{prefix}…"));
@@ -118,6 +119,7 @@ impl KeyView {
         vec![self.name.clone(), key, format!("{}{why}", self.state), group, self.declared_in.clone()]
     }
 
+    /// Returns a client key as JSON, for `tidegate keys --json`.
     pub(super) fn json(&self) -> Value {
         json!({
             "name": self.name,
@@ -133,7 +135,7 @@ impl KeyView {
         })
     }
 
-    /// Returns a line for each known property of the key.
+    /// Returns a line for each known property of a client key, for `tidegate keys show`.
     pub(super) fn lines(&self) -> Vec<Vec<String>> {
         let mut lines = vec![vec!["name".to_owned(), self.name.clone()]];
         let fixed = [
@@ -156,9 +158,10 @@ impl KeyView {
     }
 }
 
-/// Column names of the list.
+/// Column names in the list of client keys.
 pub(super) const HEADS: [&str; 5] = ["name", "key", "state", "group", "declared in"];
 
+/// Formats the value of a key's setting for people: list elements with commas between them, text without quotes.
 pub(super) fn words(value: &Value) -> String {
     match value {
         Value::Array(all) if all.is_empty() => "none".to_owned(),
@@ -168,7 +171,7 @@ pub(super) fn words(value: &Value) -> String {
     }
 }
 
-/// Shows a key, or that it was deleted, with its audit entries.
+/// Formats a client key with its audit entries, for `tidegate keys show`. For a deleted key, says so.
 pub(super) fn with_audit(key: Option<&KeyView>, name: &str, audit: &[AuditEntry], as_json: bool) -> String {
     if as_json {
         let mut object = match key.map(KeyView::json) {

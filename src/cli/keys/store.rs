@@ -8,7 +8,7 @@ use crate::{
     store::sql::{Database, Revision},
 };
 
-/// The keys of the store, as they were read.
+/// The client keys of the store that `tidegate keys` works on, with the database and the configuration.
 pub(super) struct KeyStore {
     pub(super) config: Config,
     /// Where the configuration comes from.
@@ -21,7 +21,7 @@ pub(super) struct KeyStore {
     pub(super) now: Duration,
 }
 
-/// Why a command failed.
+/// Why a subcommand of `tidegate keys` failed.
 #[derive(Debug)]
 pub(super) enum CommandError {
     /// Another command changed keys between the read and the write of this one. A new try may succeed.

@@ -14,7 +14,7 @@ use crate::{
     store::sql::KeyChange,
 };
 
-/// Arguments of `tidegate keys update`.
+/// Arguments of `tidegate keys update`: the settings of a client key to change or to reset.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Update {
     /// Name of the key.
@@ -27,6 +27,7 @@ pub(in crate::cli) struct Update {
 }
 
 impl KeyStore {
+    /// Runs `tidegate keys update`: changes settings of a client key in the store. Returns the text to print.
     pub(super) async fn update(&mut self, update: &Update) -> Result<String, CommandError> {
         let Update { name, settings, unset } = update;
         let given = settings.given();

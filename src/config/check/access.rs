@@ -9,6 +9,7 @@ use super::Check;
 use crate::config::document::Path;
 
 impl Check<'_> {
+    /// Parses the networks from which a key may be used. Reports a fault for each text that is no network.
     pub(super) fn networks(&mut self, written: &[String], path: &Path) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for (i, text) in written.iter().enumerate() {
@@ -24,6 +25,7 @@ impl Check<'_> {
         networks
     }
 
+    /// Parses the setting `expires` of a key, a day or a moment, into milliseconds since 1970-01-01 UTC.
     pub(super) fn expires(&mut self, text: &str, zone: &TimeZone, path: &Path) -> Option<u64> {
         let moment = moment(text, zone);
         if moment.is_none() {
@@ -35,7 +37,7 @@ impl Check<'_> {
     }
 }
 
-/// Parses a network or a single address.
+/// Parses a network from which a key may be used, such as `10.0.0.0/8`, or a single IP address.
 pub(in crate::config) fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)).map(|network| network.trunc())
 }

@@ -12,7 +12,7 @@ use crate::config::{
 const DAY: u64 = 86_400;
 
 impl Check<'_> {
-    /// `has_redis`: whether `[limits]` names a Redis.
+    /// Checks the table `[affinity]` of the configuration. `has_redis` says whether `[limits]` names a Redis.
     pub(super) fn affinity(&mut self, raw: &raw::Affinity, has_redis: bool) -> AffinitySettings {
         if raw.shared == Some(true) && !has_redis {
             self.fault(

@@ -8,6 +8,7 @@ use super::{
 use crate::config::{document::Path, raw, types::AlertSettings};
 
 impl Check<'_> {
+    /// Checks the table `[alerts]` of the configuration. Returns none if no webhook is configured.
     pub(super) fn alerts(&mut self, raw: raw::Alerts) -> Option<AlertSettings> {
         let path = Path::default().key("alerts");
         let secret = raw.secret.and_then(|secret| {

@@ -13,7 +13,7 @@ use crate::{
     domain::{key::MAX_NAME_BYTES, model_name::is_invisible, money::Currency},
 };
 
-/// The errors found so far, and the inputs of the checks.
+/// What all checks of a configuration share: the document, the environment, and the faults found so far.
 pub(super) struct Check<'a> {
     pub(super) document: &'a Document<'a>,
     /// Whether all settings have a valid shape. If one was left out because of its shape, a check cannot say that a
@@ -29,8 +29,8 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Whether all names of a list of tables are known, so that any other name is certainly missing. An entry without a
-    /// name, a list with an invalid shape or a misspelled header makes this uncertain. Errors elsewhere do not.
+    /// Whether all names in an array of tables (such as `[[models]]`) are known, so that any other name is certainly missing. An
+    /// entry without a name, a list with an invalid shape or a misspelled header makes this uncertain. Errors elsewhere do not.
     pub(super) fn is_complete(&self, list: &str, mut named: impl Iterator<Item = bool>) -> bool {
         let root = self.document.root.get_ref();
         let is_misspelled = |name: &str| name != list && nearest(name, [list]).is_some();
@@ -42,23 +42,23 @@ impl Check<'_> {
         self.sound || (read && !in_doubt())
     }
 
-    /// Whether the file contains this setting, valid or not.
+    /// Whether the configuration file contains this setting of a table, valid or not.
     pub(super) fn is_written(&self, table: &Path, name: &str) -> bool {
         self.document.place(&table.key(name)) != self.document.place(table)
     }
 
-    /// Reports an error of the setting at the end of the path.
+    /// Reports a fault of the setting at this path of the configuration file.
     pub(super) fn fault(&mut self, path: &Path, message: impl Into<String>, help: impl Into<String>) {
         let place = self.document.place(path);
         self.faults.push(ConfigFault { place, message: message.into(), help: help.into() });
     }
 
-    /// Reports an error that has no place in the file.
+    /// Reports a fault of the configuration that has no place in the file, such as an invalid environment variable.
     pub(super) fn fault_outside(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(ConfigFault { place: None, message: message.into(), help: help.into() });
     }
 
-    /// Checks a name that is written to the record of every request, and must be short.
+    /// Checks the name of a key, group or upstream. Tidegate records this name with every request, so it must be short.
     pub(super) fn short_name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
         if name.len() > MAX_NAME_BYTES {
             let help = "use a shorter name: Tidegate records it with every request";
@@ -68,7 +68,8 @@ impl Check<'_> {
         self.name(name, forbidden, path)
     }
 
-    /// Checks a name that logs, metrics and requests must be able to carry unchanged.
+    /// Checks a name in the configuration that logs, metrics and requests must be able to carry unchanged. Reports a fault for
+    /// any other name and returns false.
     pub(super) fn name(&mut self, name: &str, forbidden: &[char], path: &Path) -> bool {
         let odd = |c: char| c.is_whitespace() || c.is_control() || is_invisible(c) || forbidden.contains(&c);
         if !name.is_empty() && !name.contains(odd) {

@@ -40,12 +40,12 @@ const WELL_KNOWN: [&str; 12] = [
 
 const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
 
-/// Why `starts_on` moves monthly budgets only.
+/// Text of a message about a fault: why the setting `starts_on` applies to monthly budgets only.
 pub(in crate::config) const NO_MONTH: &str =
     "it names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
 
 impl Check<'_> {
-    /// Returns the groups, and whether these are all groups that the file means.
+    /// Checks the `[[groups]]` blocks of the configuration. Returns the groups, and whether these are all groups that the file means.
     pub(super) fn groups(&mut self, raw: Vec<raw::Group>, money: &MoneySettings) -> (Vec<Group>, bool) {
         let complete = self.is_complete("groups", raw.iter().map(|group| group.name.is_some()));
         let mut groups: Vec<Group> = Vec::new();
@@ -77,6 +77,7 @@ impl Check<'_> {
         index
     }
 
+    /// Checks the `[[keys]]` blocks of the configuration: names, secrets, permissions, limits and budgets. Returns the client keys.
     pub(super) fn keys(
         &mut self,
         raw: Vec<raw::Key>,

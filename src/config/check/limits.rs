@@ -18,7 +18,7 @@ use crate::config::{
 const PATIENCE: Duration = Duration::from_millis(40);
 
 impl Check<'_> {
-    /// Checks `[limits]`. Returns none if this process counts alone.
+    /// Checks the table `[limits]` of the configuration. Returns none if this process counts limits and budgets alone.
     pub(super) fn sharing(&mut self, raw: raw::Limits) -> Option<SharedLimits> {
         let path = Path::default().key("limits");
         let password = raw.password.and_then(|secret| self.limits_secret(&secret, &path.key("password")));

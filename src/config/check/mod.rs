@@ -32,8 +32,8 @@ use super::{
     types::{Config, SecretsNeeded},
 };
 
-/// Checks the settings. Faulty settings are replaced by stand-ins. The configuration is usable only if `config` returns no fault
-/// and the shape has none (`sound`).
+/// Checks the settings of a configuration file whose shape is valid. Faulty settings are replaced by stand-ins. The result is
+/// usable only if `config` returns no fault and the shape has none (`sound`).
 pub(super) fn config(
     document: &Document<'_>,
     file: raw::File,

@@ -8,7 +8,7 @@ use crate::config::{
     types::{Model, OnLostState, Strategy, Target},
 };
 
-/// Every model name that a client may ask for.
+/// Every model name that a client may ask for, as exact names and as prefixes. The check compares the patterns of keys with them.
 pub(super) struct ModelNames {
     names: Vec<String>,
     /// Prefixes that any text may follow: from wildcards, and `upstream/`.
@@ -18,7 +18,7 @@ pub(super) struct ModelNames {
 }
 
 impl ModelNames {
-    /// Whether a name exists that the pattern matches.
+    /// Whether a configured model name exists that the pattern of a key matches.
     pub(super) fn meets(&self, pattern: &str) -> bool {
         let beginnings = || self.beginnings.iter().map(String::as_str);
         !self.complete
@@ -34,13 +34,14 @@ impl ModelNames {
             }
     }
 
-    /// Returns the name that is most like the pattern.
+    /// Returns the configured model name that is most like a misspelled pattern, if one is near enough.
     pub(super) fn nearest(&self, pattern: &str) -> Option<&str> {
         nearest(pattern, self.names.iter().map(String::as_str))
     }
 }
 
 impl Check<'_> {
+    /// Checks the `[[models]]` blocks of the configuration. Returns the models, and every model name that a client may ask for.
     pub(super) fn models(&mut self, raw: Vec<raw::Model>, upstreams: &UpstreamNames) -> (Vec<Model>, ModelNames) {
         let mut askable = ModelNames {
             names: Vec::new(),
@@ -90,7 +91,7 @@ impl Check<'_> {
         (models, askable)
     }
 
-    /// Checks a name, or a prefix with `*`.
+    /// Checks a model name or pattern: a `*` may stand at its end only. Reports a fault and returns false for another text.
     pub(super) fn pattern(&mut self, text: &str, path: &Path) -> bool {
         if text.strip_suffix('*').unwrap_or(text).contains('*') {
             self.fault(

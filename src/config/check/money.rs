@@ -29,6 +29,7 @@ const WARN_AT: [u64; 2] = [UNIT / 10 * 8, UNIT];
 const MOST_FACTOR: u64 = 100 * UNIT;
 
 impl Check<'_> {
+    /// Checks the table `[money]` of the configuration: time zone, exchange rate, and how budgets are counted.
     pub(super) fn money(&mut self, raw: &raw::Money) -> MoneySettings {
         let path = Path::default().key("money");
         let time_zone = TimeZone::get(&raw.time_zone).unwrap_or_else(|_| {
@@ -61,7 +62,7 @@ impl Check<'_> {
         MoneySettings { time_zone, cny_per_usd, unpriced, budget_status, warn_at }
     }
 
-    /// Parses fractions of a budget, in billionths.
+    /// Parses the setting `warn_at`: fractions of a budget, returned in billionths.
     pub(super) fn thresholds(&mut self, written: &[raw::Decimal], path: &Path) -> Arc<[u64]> {
         let mut thresholds = Vec::with_capacity(written.len());
         for (i, text) in written.iter().enumerate() {
@@ -76,6 +77,7 @@ impl Check<'_> {
         thresholds.into()
     }
 
+    /// Checks the `[[prices]]` blocks of the configuration. Returns what upstreams bill for their models.
     pub(super) fn prices(
         &mut self,
         raw: Vec<raw::Price>,
@@ -223,7 +225,7 @@ impl Check<'_> {
         factor
     }
 
-    /// Parses a decimal number, in nano-units.
+    /// Parses a decimal number of the configuration, such as a price, into nano-units. Reports a fault for any other text.
     pub(super) fn decimal(&mut self, written: &raw::Decimal, path: &Path) -> Option<u64> {
         let number = nano(&written.0).filter(|number| *number <= HIGHEST);
         if number.is_none() {
@@ -243,7 +245,7 @@ impl Check<'_> {
         u64::try_from(begins.timestamp().as_millisecond()).unwrap_or_default()
     }
 
-    /// Parses budgets. `starts_on` is the day on which months begin, as the file has it.
+    /// Parses the setting `budgets` of a key or group. `starts_on` is the day on which budget months begin, as the file has it.
     pub(super) fn budgets(&mut self, written: &[String], starts_on: Option<u8>, path: &Path) -> Vec<Budget> {
         let mut budgets: Vec<Budget> = Vec::new();
         for (i, text) in written.iter().enumerate() {

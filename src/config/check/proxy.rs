@@ -16,7 +16,8 @@ use crate::config::{document::Path, raw, types::ProxyLogin};
 const OF_ENVIRONMENT: &str = "env";
 
 impl Check<'_> {
-    /// Returns the proxy and its login.
+    /// Checks the setting `proxy` of an upstream. Returns the URL of the proxy and the login for it. `proxy = "env"` takes them
+    /// from the environment.
     pub(super) fn proxy(
         &mut self,
         raw: &raw::Upstream,

@@ -19,7 +19,7 @@ const PASSWORD: &str = "move it to `password = { env = \"TIDEGATE_REDIS_PASSWORD
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Parses the URL of a Redis. The error says what is wrong and how to correct the URL.
+/// Parses the URL of a Redis: a host, a Unix socket or Sentinels. The error says what is wrong and how to correct the URL.
 pub(super) fn place(text: &str) -> Result<RedisSettings, UrlError> {
     let (scheme, rest) = text.split_once("://").ok_or(("`redis` is not the URL of a Redis", EXAMPLE))?;
     if text.bytes().any(|b| !b.is_ascii_graphic()) {

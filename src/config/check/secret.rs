@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 use super::Check;
 use crate::config::{document::Path, mask::is_variable, types::SecretsNeeded};
 
-/// Reference to a secret: `{ env = … }` or `{ file = … }`.
+/// Where the configuration says a secret is: `{ env = … }` or `{ file = … }`.
 pub(super) struct SecretReference<'a> {
     pub(super) env: Option<&'a str>,
     pub(super) file: Option<&'a str>,
     pub(super) optional: bool,
 }
 
-/// Result of a search for a secret.
+/// Result of reading a secret from its variable or file: the secret, missing, or faulty.
 pub(super) enum SecretLookup {
     Secret(SecretString),
     /// The secret is optional and missing.
@@ -25,7 +25,7 @@ pub(super) enum SecretLookup {
 }
 
 impl SecretReference<'_> {
-    /// Returns the default name of the secret: the name of its variable or file.
+    /// Returns the default name of a secret: the name of its variable or file.
     pub(super) fn own_name(&self) -> String {
         let stem = || {
             self.file.and_then(|file| FilePath::new(file).file_stem()).map(|stem| stem.to_string_lossy().into_owned())
@@ -33,19 +33,20 @@ impl SecretReference<'_> {
         self.env.map(str::to_owned).or_else(stem).unwrap_or_default()
     }
 
-    /// Returns the variable or file that must exist.
+    /// Returns the name of the variable or file that must exist, because the configuration says a secret is there.
     pub(super) fn wanted(&self) -> String {
         self.env.or(self.file).unwrap_or_default().to_owned()
     }
 }
 
-/// Returns the SHA-256 of a secret. Secrets are compared by it.
+/// Returns the SHA-256 of a secret. Tidegate compares secrets by this hash.
 pub(super) fn digest(secret: &[u8]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
 impl Check<'_> {
-    /// Finds a secret of an upstream or a client, or returns a stand-in if secrets are not read. `path` is its table.
+    /// Reads a secret of an upstream or a client from its variable or file. Returns a stand-in if secrets are not read. `path` is
+    /// the table of the secret.
     pub(super) fn secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         if self.secrets == SecretsNeeded::Read || reference.env.is_some() == reference.file.is_some() {
             return self.read_secret(reference, path);
@@ -54,7 +55,7 @@ impl Check<'_> {
         SecretLookup::Secret(format!("a secret that is not read: {}", reference.wanted()).into())
     }
 
-    /// Returns the variable or file of an optional secret that is missing, if secrets are not read.
+    /// Returns the variable or file of an optional secret that is missing. None in every other case, and always if secrets are read.
     pub(super) fn unset(&self, reference: &SecretReference<'_>) -> Option<String> {
         if self.secrets == SecretsNeeded::Read || !reference.optional {
             return None;
@@ -67,7 +68,7 @@ impl Check<'_> {
         (!is_set).then(|| reference.wanted())
     }
 
-    /// Finds a secret. `path` is its table.
+    /// Reads a secret from its variable or file and checks that it is usable. `path` is the table of the secret.
     pub(super) fn read_secret(&mut self, reference: &SecretReference<'_>, path: &Path) -> SecretLookup {
         let (text, path) = match (reference.env, reference.file) {
             (Some(name), None) => (self.read_env(name, reference.optional, &path.key("env")), path.key("env")),

@@ -21,7 +21,7 @@ const ADDRESS: &str = "write an IP address and a port, such as \"127.0.0.1:8080\
                        96 bytes), such as \"unix:/run/tidegate/tidegate.sock\"";
 
 impl Check<'_> {
-    /// Checks `[server]`. Returns none if an address is invalid.
+    /// Checks the table `[server]` of the configuration. Returns none if an address is invalid.
     pub(super) fn server(&mut self, raw: raw::Server) -> Option<Server> {
         let listen = match (self.env)("TIDEGATE_LISTEN").filter(|text| !text.is_empty()) {
             None => self.address("listen", &raw.listen),
@@ -64,6 +64,7 @@ impl Check<'_> {
         })
     }
 
+    /// Checks the table `[health]` of the configuration: when an upstream or credential is ejected, and for how long.
     pub(super) fn health(&mut self, raw: &raw::Health) -> Health {
         if raw.eject_max_s < raw.eject_s {
             let path = Path::default().key("health").key("eject_max_s");
@@ -140,6 +141,7 @@ impl Check<'_> {
         }
     }
 
+    /// Checks the table `[log]` of the configuration: format and level of log lines.
     pub(super) fn log(&mut self, raw: raw::Log) -> Log {
         let path = Path::default().key("log").key("level");
         for part in raw.level.split(',').map(str::trim) {
@@ -169,6 +171,7 @@ fn meet(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || all(a, b) || all(b, a))
 }
 
+/// Converts the table `[routing]` of the configuration: how many attempts and retries a request may make.
 pub(super) fn retries(raw: &raw::Routing) -> Retries {
     Retries {
         max_attempts: raw.max_attempts,
@@ -177,6 +180,7 @@ pub(super) fn retries(raw: &raw::Routing) -> Retries {
     }
 }
 
+/// Converts the table `[timeouts]` of the configuration from seconds to durations.
 pub(super) fn timeouts(raw: &raw::Timeouts) -> Timeouts {
     Timeouts {
         first_byte: Duration::from_secs(raw.first_byte_s),

@@ -7,6 +7,7 @@ use super::{
 use crate::config::{document::Path, postgres, raw, types::Store};
 
 impl Check<'_> {
+    /// Checks the table `[store]` of the configuration: the URL and the password of the database.
     pub(super) fn store(&mut self, raw: raw::Store) -> Store {
         let path = Path::default().key("store");
         let password = raw.password.and_then(|secret| self.password(&secret, &path.key("password")));
@@ -24,7 +25,8 @@ impl Check<'_> {
         Store::Postgres { url: url.into(), password }
     }
 
-    /// Finds a password of Tidegate itself. It is read even when the secrets of upstreams and clients are not.
+    /// Reads a password that Tidegate itself needs, such as that of its database. It is read even when the secrets of upstreams
+    /// and clients are not.
     pub(super) fn password(&mut self, secret: &raw::Secret, path: &Path) -> Option<secrecy::SecretString> {
         let reference =
             SecretReference { env: secret.env.as_deref(), file: secret.file.as_deref(), optional: secret.optional };

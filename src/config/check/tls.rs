@@ -14,6 +14,7 @@ use super::Check;
 use crate::config::{document::Path, raw, types::Identity};
 
 impl Check<'_> {
+    /// Checks `[server] tls`: reads the certificate and its private key, and checks that they fit together.
     pub(super) fn tls(&mut self, raw: &raw::Tls) -> Option<Identity> {
         let path = Path::default().key("server").key("tls");
         let (cert_path, key_path) = (path.key("cert_file"), path.key("key_file"));

@@ -40,7 +40,7 @@ const NOT_OURS: [&str; 15] = [
     "upgrade",
 ];
 
-/// The checked upstreams of the file.
+/// The checked upstreams of the configuration, with all their names, so that other settings can refer to them.
 pub(super) struct UpstreamNames {
     pub(super) live: Vec<Upstream>,
     pub(super) idle: Vec<IdleUpstream>,
@@ -53,6 +53,7 @@ pub(super) struct UpstreamNames {
 }
 
 impl Check<'_> {
+    /// Checks the `[[upstreams]]` blocks of the configuration. Reports a fault if no usable upstream is left.
     pub(super) fn upstreams(&mut self, raw: Vec<raw::Upstream>) -> UpstreamNames {
         let faults = self.faults.len();
         let mut all = UpstreamNames {
@@ -80,7 +81,8 @@ impl Check<'_> {
         all
     }
 
-    /// Returns the index of a live upstream by name. Returns none for an idle upstream, and for an unknown one, which is a fault.
+    /// Returns the index of the usable upstream with this name. Returns none for an idle upstream, and for an unknown one, which
+    /// is a fault.
     pub(super) fn upstream_index(&mut self, all: &UpstreamNames, name: &str, path: &Path) -> Option<usize> {
         if let Some(index) = all.names.get(name) {
             return *index;
@@ -161,6 +163,7 @@ impl Check<'_> {
         });
     }
 
+    /// Returns a parsed URL of the configuration, or reports its error as a fault of the setting at this path.
     pub(super) fn url(&mut self, path: &Path, url: Result<http::Uri, url::UrlError>) -> Option<http::Uri> {
         url.map_err(|(message, help)| {
             let setting = path.name().unwrap_or_default();
@@ -220,7 +223,7 @@ impl Check<'_> {
         headers
     }
 
-    /// Reads CA certificates as PEM text.
+    /// Reads the file with further CA certificates for TLS, as PEM text. Reports a fault if the file has no certificates.
     pub(super) fn ca_file(&mut self, file: &str, path: &Path) -> Option<Arc<[u8]>> {
         let pem = match self.reads.read(FilePath::new(file)) {
             Ok(pem) => pem,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Uri, uri::Authority};
 
-/// What is wrong with a URL, and how to correct it.
+/// What is wrong with a URL in the configuration, and how to correct it.
 pub(super) type UrlError = (&'static str, &'static str);
 
 /// Paths that provider pages print after the base URL, besides /responses.
@@ -22,8 +22,8 @@ const ENDPOINTS: [&str; 11] = [
     "/responses/compact",
 ];
 
-/// Parses a base URL and removes its trailing slash. The check is strict, because the URL decides where every request of an
-/// upstream goes.
+/// Parses the base URL of an upstream and removes its trailing slash. The check is strict, because the URL decides where every
+/// request of the upstream goes.
 pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write the whole URL, such as \"https://www.dmxapi.cn/v1\"";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
@@ -61,7 +61,7 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     base.parse().map_err(|_| ("is not a URL", WHOLE))
 }
 
-/// Parses the URL for alerts. Its path and query may contain a secret of the receiver, so the URL is never shown.
+/// Parses the URL of the webhook for alerts. Its path and query may contain a secret of the receiver, so the URL is never shown.
 pub(super) fn webhook(text: &str) -> Result<Uri, UrlError> {
     const WHOLE: &str = "write the whole URL, such as \"https://alerts.example.com/tidegate\"";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The table `[affinity]` as written in the configuration file: how Tidegate remembers the account and the owner of stored state.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Affinity {
@@ -26,6 +27,7 @@ impl Default for Affinity {
     }
 }
 
+/// `unknown_ids` as written in the configuration file: what happens to a request with an id that Tidegate never saw.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum UnknownIds {

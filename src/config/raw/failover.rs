@@ -1,8 +1,9 @@
-//! What makes a request go on to another candidate, and whose fault an error answer is.
+//! What causes a failover, and whose fault an error answer is.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// One entry of `failover_on` as written in the configuration file: a failure that causes a failover.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum FailoverOn {
@@ -11,7 +12,8 @@ pub(in crate::config) enum FailoverOn {
     Empty,
 }
 
-/// One of `status`, `code`, `type` and `words` at least; what a rule names, an answer must have.
+/// One entry of `error_rules` as written in the configuration file: says whose fault an error answer is. Names at least one of
+/// `status`, `code`, `type` and `words`. A rule applies to answers that have all parts which the rule names.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["fault"]))]
@@ -35,6 +37,7 @@ pub(in crate::config) struct ErrorRule {
     pub(in crate::config) fault: Option<Fault>,
 }
 
+/// Who caused an error answer, as written in the configuration file (`fault` of an error rule).
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum Fault {

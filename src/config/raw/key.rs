@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::money::Decimal;
 
-/// `secret` or `sha256`, one of them.
+/// One `[[keys]]` block as written in the configuration file: a client key. Has either `secret` or `sha256`.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name"]))]
@@ -60,6 +60,7 @@ pub(in crate::config) struct Key {
     pub(in crate::config) require_usage: bool,
 }
 
+/// One `[[groups]]` block as written in the configuration file: keys that share limits and budgets.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name"]))]
@@ -87,7 +88,7 @@ pub(in crate::config) struct Group {
     pub(in crate::config) warn_at: Option<Vec<Decimal>>,
 }
 
-/// `[[keys.limits]]`: at least one limit or budget.
+/// One `[[keys.limits]]` block as written in the configuration file: at least one limit or budget of a key for a model.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["model"]))]
@@ -109,6 +110,7 @@ pub(in crate::config) struct KeyLimits {
     pub(in crate::config) budgets: Vec<String>,
 }
 
+/// `on_client_gone` of a key as written in the configuration file: whether an answer is cancelled or drained after its client left.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum OnClientGone {
@@ -116,7 +118,7 @@ pub(in crate::config) enum OnClientGone {
     Drain,
 }
 
-/// `env` or `file`, one of them.
+/// Where the configuration file says a secret is: in a variable (`env`) or in a file (`file`), one of them.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Secret {

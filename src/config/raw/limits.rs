@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Secret;
 
+/// The table `[limits]` as written in the configuration file: the Redis in which replicas share limits and budgets.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Limits {
@@ -34,6 +35,7 @@ impl Default for Limits {
     }
 }
 
+/// `fail` as written in the configuration file: what happens to limited keys while Redis is unavailable.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum Fail {

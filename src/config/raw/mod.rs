@@ -1,5 +1,5 @@
-//! The settings as they are written in the file: one struct a table, plain values, every default and range beside its
-//! field. The JSON Schema is made from these, and the file is held against that schema before anything else (`shape`).
+//! The settings as they are written in the configuration file: one struct for each table, with plain values. Each field has its
+//! default and its range. The JSON Schema is generated from these structs, and `shape` compares the file with the schema first.
 
 mod affinity;
 mod alerts;
@@ -24,7 +24,7 @@ pub(in crate::config) use money::{Currency, Decimal, LongInput, Money, Price, Un
 pub(in crate::config) use routing::{Health, Model, OnLostState, Routing, Strategy, Target};
 pub(in crate::config) use store::Store;
 
-/// Tidegate's configuration. `config/tidegate.toml` shows every setting with its default and the reason for it.
+/// The whole configuration file of Tidegate. `config/tidegate.toml` shows every setting with its default and the reason for it.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Tidegate configuration")]
@@ -61,6 +61,7 @@ pub(in crate::config) struct File {
     pub(in crate::config) alerts: Alerts,
 }
 
+/// The table `[server]` as written in the configuration file: listeners, folders, sizes.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Server {
@@ -119,6 +120,7 @@ impl Default for Server {
     }
 }
 
+/// `[server] tls` as written in the configuration file: the files of the certificate and of its private key.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["cert_file", "key_file"]))]
@@ -131,7 +133,7 @@ pub(in crate::config) struct Tls {
     pub(in crate::config) key_file: Option<String>,
 }
 
-/// A day is the longest deadline: what is longer is a slip of the pen.
+/// The table `[timeouts]` as written in the configuration file, in seconds. The longest timeout is a day: a longer one is a typing error.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Timeouts {
@@ -205,6 +207,7 @@ impl Default for Timeouts {
     }
 }
 
+/// The table `[log]` as written in the configuration file: format, level and content of log lines.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Log {
@@ -222,6 +225,7 @@ impl Default for Log {
     }
 }
 
+/// Format of log lines as written in the configuration file: `json` or `text`.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum LogFormat {
@@ -229,6 +233,7 @@ pub(in crate::config) enum LogFormat {
     Text,
 }
 
+/// One `[[upstreams]]` block as written in the configuration file: a provider endpoint with its credentials.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name", "base_url"]))]
@@ -334,6 +339,7 @@ impl Default for Upstream {
     }
 }
 
+/// `on_incomplete` as written in the configuration file: what the client sees when a stream ends without its terminal event.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum OnIncomplete {
@@ -341,6 +347,7 @@ pub(in crate::config) enum OnIncomplete {
     Break,
 }
 
+/// A group of API endpoints, as the setting `surface` of an upstream names it.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum Surface {
@@ -354,7 +361,7 @@ pub(in crate::config) enum Surface {
     Audio,
 }
 
-/// `env` or `file`, one of them.
+/// One credential of an upstream as written in the configuration file: a secret in a variable (`env`) or in a file (`file`).
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Credential {

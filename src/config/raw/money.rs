@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A number as it is written: digits with a point, never a float, as amounts have to be exact.
+/// A decimal number as written in the configuration file: digits with a point, never a float, because amounts have to be exact.
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(transparent)]
 pub(in crate::config) struct Decimal(pub(in crate::config) String);
@@ -20,6 +20,7 @@ impl JsonSchema for Decimal {
     }
 }
 
+/// The table `[money]` as written in the configuration file: how prices and budgets are counted.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Money {
@@ -39,6 +40,7 @@ pub(in crate::config) struct Money {
     pub(in crate::config) warn_at: Option<Vec<Decimal>>,
 }
 
+/// `unpriced` as written in the configuration file: what happens to a key with a budget that asks for a model without a price.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::config) enum Unpriced {
@@ -58,6 +60,7 @@ impl Default for Money {
     }
 }
 
+/// A currency as written in the configuration file: `CNY` or `USD`.
 #[derive(Clone, Copy, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(in crate::config) enum Currency {
@@ -65,6 +68,7 @@ pub(in crate::config) enum Currency {
     Usd,
 }
 
+/// One `[[prices]]` block as written in the configuration file: what an upstream bills for a model.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["upstream", "model", "currency"]))]
@@ -139,6 +143,7 @@ pub(in crate::config) struct Price {
     pub(in crate::config) long_input: Vec<LongInput>,
 }
 
+/// One entry of `long_input` as written in the configuration file: the price of requests with a long input.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["above", "input", "output"]))]

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// One `[[models]]` block as written in the configuration file: a model name and its targets.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["name", "targets"]))]
@@ -22,6 +23,7 @@ pub(in crate::config) struct Model {
     pub(in crate::config) require_usage: bool,
 }
 
+/// One target of a model as written in the configuration file: an upstream, and the upstream's name for the model.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["upstream"]))]
@@ -40,6 +42,7 @@ pub(in crate::config) struct Target {
     pub(in crate::config) weight: Option<u32>,
 }
 
+/// `strategy` of a model as written in the configuration file: how targets of one priority are ordered.
 #[derive(Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::config) enum Strategy {
@@ -49,6 +52,7 @@ pub(in crate::config) enum Strategy {
     LeastLatency,
 }
 
+/// `on_lost_state` of a model as written in the configuration file: what happens if the account with the state cannot answer.
 #[derive(Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::config) enum OnLostState {
@@ -57,6 +61,7 @@ pub(in crate::config) enum OnLostState {
     StripEncrypted,
 }
 
+/// The table `[routing]` as written in the configuration file: how many attempts and retries a request may make.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Routing {
@@ -80,6 +85,7 @@ impl Default for Routing {
     }
 }
 
+/// The table `[health]` as written in the configuration file: when a candidate is ejected, and for how long.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Health {

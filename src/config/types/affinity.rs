@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `[affinity]`.
+/// The checked `[affinity]` table of the configuration: how Tidegate remembers which account holds the state behind an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AffinitySettings {
     /// How long Tidegate remembers the account of an id after its last use.
@@ -15,7 +15,7 @@ pub struct AffinitySettings {
     pub unknown_ids: Option<UnknownIds>,
 }
 
-/// What happens to a request with an id that Tidegate never saw.
+/// What happens to a request that names state by an id which Tidegate never saw: refused or routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownIds {
     /// Refused, like a request with an id of another owner.

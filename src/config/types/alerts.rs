@@ -3,7 +3,7 @@
 use http::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
-/// `[alerts]`.
+/// The checked `[alerts]` table of the configuration: the webhook that gets alerts.
 #[derive(Clone, Debug)]
 pub struct AlertSettings {
     /// URL of the webhook.

@@ -1,6 +1,7 @@
 //! What causes a failover, and who caused an error answer.
 
-/// `[[upstreams]] error_rules`. A rule matches an answer if all parts that the rule names match.
+/// One rule of `[[upstreams]] error_rules`, which says who caused an upstream's error answer. A rule matches an answer if all
+/// parts that the rule names match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorRule {
     /// HTTP status of the answer; none = any error.
@@ -15,7 +16,7 @@ pub struct ErrorRule {
     pub fault: FaultOwner,
 }
 
-/// Who caused an upstream's error answer.
+/// Who caused an upstream's error answer: for example the credential, the request or the upstream. Decides what Tidegate does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultOwner {
     /// Tidegate's credential: the client gets 502 `upstream_auth`.
@@ -30,7 +31,7 @@ pub enum FaultOwner {
     Upstream,
 }
 
-/// `failover_on`: failures that cause a failover although this upstream received the request and may bill for it.
+/// Setting `failover_on` of an upstream: failures that cause a failover although this upstream received the request and may bill for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailoverOn {
     /// The connection ended before the answer began.

@@ -9,7 +9,7 @@ use crate::domain::{
     money::{Budget, decimal},
 };
 
-/// `[[keys]]`: one key.
+/// One client key with its permissions and limits: a checked `[[keys]]` block, or a key of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key {
     /// Name in logs.
@@ -43,7 +43,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Returns a key that may use everything.
+    /// Returns a client key with this name and secret hash that may use everything and has no limits.
     pub fn unrestricted(name: &str, sha256: [u8; 32]) -> Self {
         Self {
             name: name.into(),
@@ -64,7 +64,7 @@ impl Key {
     }
 }
 
-/// `on_client_gone`.
+/// Setting `on_client_gone` of a key: whether Tidegate cancels or reads on an upstream's answer whose client left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnClientGone {
     /// The default: a stream is cancelled. Another answer is read to its end where the key or its group has a budget, because the
@@ -77,7 +77,7 @@ pub enum OnClientGone {
     Drain,
 }
 
-/// Where a key is stored.
+/// Where a client key is stored: in the configuration file or in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KeySource {
     /// In the configuration.
@@ -98,7 +98,7 @@ pub enum KeySource {
     },
 }
 
-/// `[[groups]]`: keys that share limits and budgets.
+/// One `[[groups]]` block of the configuration: client keys that share limits and budgets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// Name of the group.
@@ -111,10 +111,10 @@ pub struct Group {
     pub warn_at: Arc<[u64]>,
 }
 
-/// Most models for which one key may have limits of its own. Each request is checked against every pattern that matches.
+/// Most models and patterns for which one key may have limits of its own. Each request is checked against every pattern that matches.
 pub const MOST_BY_MODEL: usize = 32;
 
-/// `[[keys.limits]]`: limits of a key for one model or pattern.
+/// One `[[keys.limits]]` block of the configuration: the limits and budgets of a key for one model or pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelLimits {
     /// The model or pattern.
@@ -126,8 +126,9 @@ pub struct ModelLimits {
 }
 
 impl ModelLimits {
-    /// Parses the text that keys of the store use: a model or pattern, then at least one of `rpm=`, `tpm=`, `max_in_flight=` and
-    /// `budget=`, separated by white space. `budget=` may appear once for each window.
+    /// Parses a key's limits for one model from the text form that keys of the store use. The text is a model or pattern, then at
+    /// least one of `rpm=`, `tpm=`, `max_in_flight=` and `budget=`, separated by white space. `budget=` may appear once for each
+    /// window.
     ///
     /// # Errors
     /// A message that says what is wrong with the text.
@@ -181,7 +182,7 @@ impl fmt::Display for ModelLimits {
     }
 }
 
-/// Limits of a key or a group; none = unlimited.
+/// Limits of a key or a group: requests and tokens per minute, and requests at once. None = unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyLimits {
     /// Requests per minute.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::redis::RedisSettings;
 
-/// `[limits]` with a Redis.
+/// The checked `[limits]` table of the configuration, for replicas that share limits and budgets in a Redis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedLimits {
     /// The Redis that counts the limits and budgets.
@@ -17,7 +17,7 @@ pub struct SharedLimits {
     pub patience: Duration,
 }
 
-/// What happens while Redis is unavailable and the remaining limits are unknown.
+/// What happens to requests of keys with limits while Redis is unavailable and the remaining limits are unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenRedisIsAway {
     /// Each replica allows its share.

@@ -6,7 +6,7 @@ use std::{fmt, net::SocketAddr, path::Path, str::FromStr, sync::Arc};
 /// temporary name before it is renamed.
 const LONGEST: usize = 96;
 
-/// The place of a listener.
+/// Where a listener accepts connections: an IP address with a port, or a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// An IP address and a port.
@@ -15,13 +15,13 @@ pub enum Listen {
     Socket(Arc<Path>),
 }
 
-/// The text is neither an address nor a Unix socket.
+/// The error that a listen address is neither an IP address with a port nor a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the listen address must be an IP address with a port, or `unix:` and the path of a socket")]
 pub struct NoListen;
 
 impl Listen {
-    /// Returns the address; none for a Unix socket.
+    /// Returns the IP address and port of a listener. None for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Address(address) => Some(*address),

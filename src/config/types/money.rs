@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use crate::domain::price::Tariff;
 
-/// `[money]`.
+/// The checked `[money]` table of the configuration: how prices and budgets are counted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MoneySettings {
     /// Time zone in which the days, weeks and months of budgets and prices begin.
@@ -31,7 +31,7 @@ pub enum Unpriced {
     Allow,
 }
 
-/// `[[prices]]`: the price of a model at an upstream.
+/// One `[[prices]]` block of the configuration: what an upstream bills for a model from a day on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelPrice {
     /// Index into `Config::upstreams`.

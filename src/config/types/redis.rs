@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where a Redis is, and the login that Tidegate uses there.
+/// Where a Redis is, and with which user and password Tidegate connects to it.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
     /// Host, Unix socket or Sentinels.
@@ -19,7 +19,7 @@ pub struct RedisSettings {
     pub ca_pem: Option<Arc<[u8]>>,
 }
 
-/// How Tidegate finds a Redis.
+/// How Tidegate finds a Redis: by a host and a port, by a Unix socket, or through Sentinels.
 #[derive(Clone, Debug)]
 pub enum RedisAt {
     /// At a host and a port.
@@ -44,7 +44,7 @@ pub enum RedisAt {
     },
 }
 
-/// A host and a port.
+/// Host and port of a Redis or of a Sentinel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisHost {
     /// The name or the address, without brackets.
@@ -54,13 +54,13 @@ pub struct RedisHost {
 }
 
 impl RedisSettings {
-    /// Returns settings for a host and a port, without TLS, user or password.
+    /// Returns settings for a Redis at a host and a port, without TLS, user or password.
     pub fn plain(name: &str, port: u16) -> Self {
         let at = RedisAt::Host { tls: false, host: RedisHost { name: name.into(), port } };
         Self { at, database: 0, user: None, password: None, ca_pem: None }
     }
 
-    /// Whether connections use TLS.
+    /// Whether connections to this Redis use TLS.
     pub fn is_tls(&self) -> bool {
         match self.at {
             RedisAt::Host { tls, .. } | RedisAt::Sentinels { tls, .. } => tls,

@@ -1,6 +1,6 @@
 //! Result of a poll for a background response.
 
-/// Result of one poll: a request that Tidegate sends for a background response. The names are fixed: metric label.
+/// Result of one poll: Tidegate asks the provider whether a background response has ended. The names are fixed: metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollOutcome {
     /// The response is over.
@@ -14,10 +14,10 @@ pub enum PollOutcome {
 }
 
 impl PollOutcome {
-    /// All results.
+    /// All results that the poll of a background response can have.
     pub const ALL: [Self; 4] = [Self::Over, Self::UnderWay, Self::Gone, Self::Failed];
 
-    /// The fixed name of the result.
+    /// The fixed name of the result of a poll for a background response, such as `over`: metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Over => "over",

@@ -2,10 +2,11 @@
 
 use crate::domain::usage::Usage;
 
-/// Number of rates in a [`Price`](super::Price).
+/// Number of rates in a [`Price`](super::Price), such as those for input, output and web searches.
 pub(super) const RATES: usize = 15;
 
-/// Counts of each billed part. No token is in two parts.
+/// How many units of each billed part a request used: tokens of each kind, web searches, milliseconds of audio. No token is in
+/// two parts.
 pub(super) struct Counts {
     /// All input tokens.
     pub(super) input: u64,
@@ -16,8 +17,9 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// The counts of a reported usage. Where a part is larger than its total, the total is raised to the part. Audio and image
-    /// tokens are counted as not cached, as far as there are such tokens: providers do not report how many came from a cache.
+    /// Splits a reported usage into the counts of its billed parts. Where a part is larger than its total, the total is raised to
+    /// the part. Audio and image tokens are counted as not cached, as far as there are such tokens: providers do not report how
+    /// many came from a cache.
     pub(super) fn of(usage: &Usage) -> Self {
         let count = Option::unwrap_or_default;
         let [cached, write, write_1h] = [usage.cached, usage.cache_write, usage.cache_write_1h].map(count);

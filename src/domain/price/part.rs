@@ -2,7 +2,8 @@
 
 use crate::domain::usage::ServiceTier;
 
-/// A part of a reported usage that may have no price. The names are fixed: column `unpriced_parts`, metric label, log.
+/// A part of a reported usage that may have no price, such as audio input or web searches. The names are fixed: column
+/// `unpriced_parts`, metric label, log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     /// Tokens written to a cache for 5 minutes.
@@ -36,7 +37,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// All parts. The journal stores the position in this list: add new parts at the end only.
+    /// All parts of a usage that may have no price. The journal stores the position in this list: add new parts at the end only.
     pub const ALL: [Self; 14] = [
         Self::CacheWrite,
         Self::CacheWrite1h,
@@ -54,7 +55,7 @@ impl Part {
         Self::OtherTier,
     ];
 
-    /// The fixed name of the part.
+    /// The fixed name of a part of the usage: column `unpriced_parts`, metric label, log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::CacheWrite => "cache_write",
@@ -74,7 +75,8 @@ impl Part {
         }
     }
 
-    /// The setting of `[[prices]]` that gives this part a price; none where there is no such setting.
+    /// The setting of `[[prices]]` that gives a part of the usage its price, such as `per_web_search`. None where there is no
+    /// such setting.
     pub const fn setting(self) -> Option<&'static str> {
         match self {
             Self::WebSearches => Some("per_web_search"),
@@ -87,6 +89,7 @@ impl Part {
         }
     }
 
+    /// The part of the usage that reports a service tier without a price.
     pub(super) const fn of(tier: ServiceTier) -> Self {
         match tier {
             ServiceTier::Flex => Self::FlexTier,
@@ -97,37 +100,37 @@ impl Part {
     }
 }
 
-/// A set of [`Part`]s.
+/// A set of [`Part`]s of a usage: the parts that a request used and that have no price.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Parts(u16);
 
 impl Parts {
-    /// Adds a part.
+    /// Adds a part of the usage to the set of parts without a price.
     pub fn insert(&mut self, part: Part) {
         self.0 |= 1 << part as u16;
     }
 
-    /// Whether the set is empty.
+    /// Whether this set of parts without a price is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// All parts in the set.
+    /// Iterates over the parts of the usage in this set.
     pub fn iter(self) -> impl Iterator<Item = Part> {
         Part::ALL.into_iter().filter(move |part| self.0 & (1 << *part as u16) != 0)
     }
 
-    /// The set as a number with one bit per part.
+    /// The set of parts as a number with one bit per part, for the journal.
     pub fn bits(self) -> u16 {
         self.0
     }
 
-    /// The set with these bits; none where a bit belongs to no part.
+    /// The set of parts of the usage that these bits stand for. None where a bit belongs to no part.
     pub fn from_bits(bits: u64) -> Option<Self> {
         u16::try_from(bits).ok().filter(|bits| bits >> Part::ALL.len() == 0).map(Self)
     }
 
-    /// The names, with commas between them; none where the set is empty.
+    /// The names of the parts in this set, with commas between them. None where the set is empty.
     pub fn names(self) -> Option<String> {
         (!self.is_empty()).then(|| self.iter().map(Part::name).collect::<Vec<_>>().join(","))
     }
