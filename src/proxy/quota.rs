@@ -40,10 +40,12 @@ pub(super) fn write(headers: &mut HeaderMap, quotas: &Quotas) {
     for (names, quota) in [(REQUESTS, quotas.requests), (TOKENS, quotas.tokens)] {
         let Some(Quota { limit, remaining, reset }) = quota else { continue };
         let [limits, remains, resets] = names;
-        headers.insert(limits, limit.into());
-        headers.insert(remains, remaining.into());
-        if let Ok(value) = HeaderValue::try_from(format_duration(reset)) {
-            headers.insert(resets, value);
+        let (mut one, mut other) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let reset = format_duration(reset);
+        for (name, text) in [(limits, one.format(limit)), (remains, other.format(remaining)), (resets, &*reset)] {
+            if let Ok(value) = HeaderValue::from_str(text) {
+                headers.insert(name, value);
+            }
         }
     }
 }

@@ -6,19 +6,26 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{connection::UpstreamConnection, idle::IdleConnections};
 
+/// Frames that are ready together are joined up to this size, in bytes: about what one read from the socket brings.
+const JOINED: usize = 8 * 1024;
+
 /// The body of an upstream's answer, together with its connection. Reading the body also drives the connection. Dropping the body before
 /// its end closes the connection.
+///
+/// Frames that are ready together come as one: the work for a frame on its way to the client costs more than copying its few bytes.
 #[derive(Debug)]
 pub struct AnswerBody {
     body: Incoming,
     /// `None` = the connection ended, or is idle again.
     connection: Option<Box<UpstreamConnection>>,
+    /// The error that came behind data which is returned first. After an error, hyper's body looks like a clean end.
+    failed: Option<hyper::Error>,
     idle: Arc<IdleConnections>,
 }
 
@@ -29,7 +36,7 @@ impl AnswerBody {
         connection: Option<Box<UpstreamConnection>>,
         idle: &Arc<IdleConnections>,
     ) -> Self {
-        let mut body = Self { body, connection, idle: Arc::clone(idle) };
+        let mut body = Self { body, connection, failed: None, idle: Arc::clone(idle) };
         if body.is_end_stream() {
             body.release();
         }
@@ -42,6 +49,55 @@ impl AnswerBody {
             self.idle.put(connection);
         }
     }
+
+    /// Returns the next data. Trailers belong to one connection and are not forwarded.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        loop {
+            let frame = match &mut self.connection {
+                None => Pin::new(&mut self.body).poll_frame(cx),
+                Some(connection) => {
+                    let (frame, is_over) = connection.poll_body(&mut self.body, cx);
+                    if is_over {
+                        self.connection = None;
+                    }
+                    frame
+                }
+            };
+            match &frame {
+                Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.release(),
+                Poll::Ready(None) => self.release(),
+                Poll::Ready(Some(Err(_))) => self.connection = None,
+                _ => {}
+            }
+            match frame.map_ok(Frame::into_data) {
+                Poll::Ready(Some(Ok(Err(_)))) => {}
+                Poll::Ready(Some(Ok(Ok(data)))) => return Poll::Ready(Some(Ok(data))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Joins the data that is ready behind `first`.
+    fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let (mut joined, mut more) = (BytesMut::new(), first);
+        while joined.len() + more.len() < JOINED && !self.body.is_end_stream() {
+            match self.poll_data(cx) {
+                Poll::Ready(Some(Ok(next))) => joined.extend_from_slice(&std::mem::replace(&mut more, next)),
+                Poll::Ready(Some(Err(error))) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        if joined.is_empty() {
+            return more;
+        }
+        joined.extend_from_slice(&more);
+        joined.freeze()
+    }
 }
 
 impl Body for AnswerBody {
@@ -49,28 +105,14 @@ impl Body for AnswerBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let frame = match &mut this.connection {
-            None => Pin::new(&mut this.body).poll_frame(cx),
-            Some(connection) => {
-                let (frame, is_over) = connection.poll_body(&mut this.body, cx);
-                if is_over {
-                    this.connection = None;
-                }
-                frame
-            }
-        };
-        match &frame {
-            Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => this.release(),
-            Poll::Ready(None) => this.release(),
-            Poll::Ready(Some(Err(_))) => this.connection = None,
-            _ => {}
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
         }
-        frame
+        self.poll_data(cx).map_ok(|first| Frame::data(self.join(first, cx)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.failed.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
