@@ -48,7 +48,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         || query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     if pairs().any(|(name, _)| !PARAMETERS.contains(&name)) {
         let help = format!("it may hold {}; a password belongs into `password`", PARAMETERS.join(", "));
-        return Err(wrong("the query of `url` holds what is not allowed there", &help));
+        return Err(wrong("the query of `url` has a parameter that is not allowed", &help));
     }
     let elsewhere = pairs().any(|(name, value)| name == "host" && !value.is_empty());
     let missing = [(user, "user"), (if elsewhere { "query" } else { hosts }, "host"), (database, "database")];

@@ -121,7 +121,7 @@ impl Check<'_> {
                         (format!("port {}", address.port()), "port")
                     }
                     (Listen::Socket(path), Listen::Socket(taken)) if path == taken => {
-                        ("the same Unix socket".to_owned(), "file")
+                        ("a Unix socket".to_owned(), "file")
                     }
                     _ => continue,
                 };
@@ -133,7 +133,7 @@ impl Check<'_> {
                 };
                 self.fault(
                     &path,
-                    format!("`{name}` takes {what}, and so does `{other}`{from}"),
+                    format!("`{name}` uses {what}, which `{other}`{from} uses too"),
                     format!("give each listener a {each} of its own"),
                 );
             }
@@ -148,7 +148,7 @@ impl Check<'_> {
             if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
                 let near = nearest(level, LEVELS).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 let help = format!("{near}levels are {}; by module: `warn,tidegate=debug`", LEVELS.join(", "));
-                self.fault(&path, "`level` names no level", help);
+                self.fault(&path, "`level` does not name a log level", help);
                 return Log { format: LogFormat::Json, level: String::new(), client_ip: raw.client_ip };
             }
         }

@@ -53,8 +53,8 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     }
     if scheme == "http" && !insecure && !is_private(host) {
         return Err((
-            "sends the credential over the internet in the clear",
-            "use https://, or write `insecure = true` if the way there is private",
+            "uses http, so the credential would cross the internet unencrypted",
+            "use https://, or write `insecure = true` if the network to the provider is private",
         ));
     }
     let base = text.trim_end_matches('/');
@@ -69,7 +69,7 @@ pub(super) fn webhook(text: &str) -> Result<Uri, UrlError> {
     match scheme {
         "https" => Ok(uri),
         "http" if is_private(host) => Ok(uri),
-        "http" => Err(("sends names of keys over the internet in the clear", "use https://")),
+        "http" => Err(("uses http, so names of keys would cross the internet unencrypted", "use https://")),
         _ => Err(("must begin with https:// or http://", WHOLE)),
     }
 }
