@@ -56,7 +56,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         return Err(wrong(&format!("`url` names no {part}"), EXAMPLE));
     }
     if text.bytes().any(|b| !b.is_ascii_graphic()) {
-        return Err(wrong("`url` holds what no URL may", EXAMPLE));
+        return Err(wrong("`url` contains a character that a URL must not have", EXAMPLE));
     }
     for (name, value) in pairs() {
         match name {

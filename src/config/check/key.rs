@@ -38,11 +38,11 @@ const WELL_KNOWN: [&str; 12] = [
     "0123456789abcdef",
 ];
 
-const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
+const FRESH: &str = "make a new secret, for example with `openssl rand -hex 32`";
 
 /// Why `starts_on` moves monthly budgets only.
 pub(in crate::config) const NO_MONTH: &str =
-    "it names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
+    "`starts_on` names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
 
 impl Check<'_> {
     /// Returns the groups, and whether these are all groups that the file means.
@@ -163,7 +163,7 @@ impl Check<'_> {
     fn has_month(&mut self, starts_on: Option<u8>, budgets: &[Budget], path: &Path) {
         if starts_on.is_some() && self.sound && !budgets.iter().any(Budget::is_monthly) {
             let help = format!("write a budget such as \"50CNY/month\", or remove `starts_on`: {NO_MONTH}");
-            self.fault(&path.key("starts_on"), "`starts_on` needs a budget by the month", help);
+            self.fault(&path.key("starts_on"), "`starts_on` needs a monthly budget", help);
         }
     }
 

@@ -139,7 +139,7 @@ impl Check<'_> {
             && price.optional_rates().iter().all(Option::is_none)
         {
             let help = "write `input` and `output`, for a million tokens each, or `per_call`";
-            self.fault(path, "this price is none", help);
+            self.fault(path, "this [[prices]] block has no price", help);
         } else if self.sound && input.is_some() != output.is_some() {
             let (missing, there) = if input.is_some() { ("output", "input") } else { ("input", "output") };
             let message = format!("`{missing}` is missing beside `{there}`");

@@ -43,7 +43,7 @@ impl Check<'_> {
         if raw.max_body_memory_mib < raw.max_body_mib {
             let path = Path::default().key("server").key("max_body_memory_mib");
             let message = format!("`max_body_memory_mib` is less than `max_body_mib`, which is {}", raw.max_body_mib);
-            self.fault(&path, message, "no request of that size could be read: raise the one, or lower the other");
+            self.fault(&path, message, "a request of the size `max_body_mib` could not be read: raise `max_body_memory_mib`, or lower `max_body_mib`");
         }
         Some(Server {
             trusted_proxies: self.networks(&raw.trusted_proxies, &Path::default().key("server").key("trusted_proxies")),
@@ -68,7 +68,11 @@ impl Check<'_> {
         if raw.eject_max_s < raw.eject_s {
             let path = Path::default().key("health").key("eject_max_s");
             let message = format!("`eject_max_s` is less than `eject_s`, which is {}", raw.eject_s);
-            self.fault(&path, message, "the longest ejection cannot be shorter than the first one");
+            self.fault(
+                &path,
+                message,
+                "the longest ejection (`eject_max_s`) cannot be shorter than the first ejection (`eject_s`)",
+            );
         }
         Health {
             consecutive_faults: raw.consecutive_faults,

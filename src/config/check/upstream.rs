@@ -195,7 +195,7 @@ impl Check<'_> {
                 continue;
             };
             if NOT_OURS.contains(&name.as_str()) || name == *auth_header {
-                let help = "remove it: Tidegate sets it for each request (the credential belongs in `credentials`)";
+                let help = "remove the header: Tidegate sets this header for each request (the credential belongs in `credentials`)";
                 self.fault(&path, format!("the header `{name}` cannot be set here"), help);
                 continue;
             }
