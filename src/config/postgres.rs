@@ -50,7 +50,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         || query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     if pairs().any(|(name, _)| !PARAMETERS.contains(&name)) {
         let help = format!("it may hold {}; a password belongs into `password`", PARAMETERS.join(", "));
-        return Err(wrong("the query of `url` holds what is not allowed there", &help));
+        return Err(wrong("the query of `url` has a parameter that is not allowed", &help));
     }
     let elsewhere = pairs().any(|(name, value)| name == "host" && !value.is_empty());
     let missing = [(user, "user"), (if elsewhere { "query" } else { hosts }, "host"), (database, "database")];
@@ -58,7 +58,7 @@ pub fn servers(text: &str) -> Result<Vec<PgConnectOptions>, WrongUrl> {
         return Err(wrong(&format!("`url` names no {part}"), EXAMPLE));
     }
     if text.bytes().any(|b| !b.is_ascii_graphic()) {
-        return Err(wrong("`url` holds what no URL may", EXAMPLE));
+        return Err(wrong("`url` contains a character that a URL must not have", EXAMPLE));
     }
     for (name, value) in pairs() {
         match name {

@@ -34,17 +34,17 @@ pub struct StoredFault {
 }
 
 /// Why a key is refused (also the constants below): the limits of a missing group are unknown.
-const NO_GROUP: &str = "its group is gone";
+const NO_GROUP: &str = "the group of this key is not in the configuration";
 /// The spend is in another currency, or the amount of the budget is unknown.
-const NO_BUDGET: &str = "its budgets cannot be counted";
+const NO_BUDGET: &str = "the budgets of this key cannot be counted";
 /// Otherwise nothing would limit the use of a model.
-const NO_LIMITS: &str = "its limits for models cannot be counted";
+const NO_LIMITS: &str = "the limits of this key for single models cannot be counted";
 /// Otherwise clients could use the key from any address.
-const NO_NETWORK: &str = "its networks cannot be read";
+const NO_NETWORK: &str = "the networks of this key cannot be read";
 /// The first start creates the first key, so that an operator can try the gateway. That key may do everything.
-const HAS_OTHERS: &str = "it was for the time until another key is declared";
-const NO_HASH: &str = "its hash cannot be read";
-const OF_FILE: &str = "the configuration has one of its name or secret";
+const HAS_OTHERS: &str = "this key was valid only until another key was declared";
+const NO_HASH: &str = "the hash of this key cannot be read";
+const OF_FILE: &str = "the configuration has a key of the same name or secret";
 
 impl Config {
     /// Adds the keys of the store to the configuration and returns the faults of these keys. If the file has a key with the same
@@ -90,7 +90,7 @@ impl Config {
                 .chain(key.limits_by_model.iter().flat_map(|limits| &limits.budgets))
                 .any(Budget::is_monthly)
         {
-            faults.push(format!("`starts_on` needs a budget by the month: {NO_MONTH}"));
+            faults.push(format!("`starts_on` needs a monthly budget: {NO_MONTH}"));
         }
         let limits = stored.settings.limits.iter().filter_map(|text| text.split_whitespace().next());
         for pattern in stored.settings.models.iter().flatten().map(String::as_str).chain(limits) {
@@ -167,11 +167,14 @@ impl Config {
         let previous =
             stored.previous.as_ref().and_then(|previous| Some((digest(&previous.sha256)?, previous.until_ms)));
         let Some(sha256) = digest(&stored.sha256) else {
-            faults.push("its hash is not 64 hexadecimal digits".to_owned());
+            faults.push("the hash of this key is not 64 hexadecimal digits".to_owned());
             return StoredKeyConfig { key: None, faults, unusable: Some(NO_HASH) };
         };
         if let Some(same) = self.keys.iter().find(|key| *key.name == *stored.name || key.sha256 == sha256) {
-            faults.push(format!("the key `{}` is declared in the configuration as well, which counts", same.name));
+            faults.push(format!(
+                "the key `{}` is also declared in the configuration, and Tidegate uses the key of the configuration",
+                same.name
+            ));
             return StoredKeyConfig { key: None, faults, unusable: Some(OF_FILE) };
         }
         let kept = KeySource::Store { previous, refused: if stored.disabled { Some("disabled") } else { unusable } };
@@ -199,7 +202,7 @@ impl Config {
         for text in limits {
             match ModelLimits::parse(text, starts_on) {
                 Ok(one) if all.iter().any(|known| known.model == one.model) => {
-                    faults.push(format!("two limits are for the same model, `{}`", one.model.0));
+                    faults.push(format!("two limits of the key are for the same model, `{}`", one.model.0));
                 }
                 Ok(one) => {
                     faults.extend(self.budget_faults(&one.budgets));
@@ -219,7 +222,7 @@ impl Config {
         for (nth, budget) in budgets.iter().enumerate() {
             let before = budgets.get(..nth).unwrap_or_default();
             if before.iter().any(|known| known.window == budget.window) {
-                faults.push(format!("two budgets are for the same {}", budget.window.name()));
+                faults.push(format!("two budgets of the key have the same period {}", budget.window.name()));
             }
         }
         let official = self.upstreams.iter().filter(|upstream| upstream.official_prices.is_some());
@@ -229,8 +232,9 @@ impl Config {
             && let Some((budget, price)) = pairs.into_iter().find(|(budget, price)| budget != price)
         {
             let (budget, price) = (budget.name(), price.name());
-            faults
-                .push(format!("there are prices in {price}, and `cny_per_usd` does not say what that is in {budget}"));
+            faults.push(format!(
+                "a price is in {price} and this budget is in {budget}, but `cny_per_usd` in [money] is not set"
+            ));
         }
         faults
     }

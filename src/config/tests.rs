@@ -457,7 +457,7 @@ fn the_environment_wins() {
     assert!(report.to_string().contains("the variable TIDEGATE_LISTEN is neither an address"), "{report}");
     let report = with("127.0.0.1:8081", "/data").unwrap_err().to_string();
     assert!(
-        report.contains("`admin_listen` takes port 8081, and so does `listen` (which TIDEGATE_LISTEN sets)"),
+        report.contains("`admin_listen` uses port 8081, which `listen` (which TIDEGATE_LISTEN sets) uses too"),
         "{report}"
     );
 }

@@ -126,7 +126,7 @@ impl FeedThreads {
         self.end.send_replace(true);
         if self.over.recv_timeout(END_WITHIN).is_err() {
             tracing::warn!(
-                "the database did not take the last ledger rows before the end: the next start writes them from the journal"
+                "the database did not take the last ledger rows before the shutdown: the next start writes these rows from the journal. Check the database"
             );
         }
         drop(self.syncing);
@@ -337,7 +337,7 @@ impl Feed {
             self.dispose(path, damaged, length);
         }
         if !files.is_empty() {
-            tracing::info!(files = files.len(), interrupted, "the database now has the rows of the previous process");
+            tracing::info!(files = files.len(), interrupted, "the database has all ledger rows of the last process");
         }
         Ok(())
     }

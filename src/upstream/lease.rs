@@ -326,7 +326,7 @@ impl Lease {
                 upstream,
                 credential,
                 seconds = length.as_secs(),
-                "the upstream refused this credential: the credential is ejected, then one request tests again"
+                "the upstream refused this credential: the credential is ejected for `seconds`, and then one request tests it. Check the credential"
             ),
             HealthChange::Ejected(EjectionCause::Refused, length) => tracing::error!(
                 upstream,

@@ -163,8 +163,11 @@ async fn invalid_settings_of_a_key_are_reported_and_no_key_is_created() {
         (&["--rpm", "0"], "rpm"),
         (&["--max-in-flight", "0"], "max-in-flight"),
         (&["--on-client-gone", "wait"], "possible values: cancel, drain"),
-        (&["--budget", "5CNY/day", "--budget", "6CNY/day"], "two budgets are for the same day"),
-        (&["--budget", "5CNY/day"], "there are prices in USD, and `cny_per_usd` does not say what that is in CNY"),
+        (&["--budget", "5CNY/day", "--budget", "6CNY/day"], "two budgets of the key have the same period day"),
+        (
+            &["--budget", "5CNY/day"],
+            "a price is in USD and this budget is in CNY, but `cny_per_usd` in [money] is not set",
+        ),
         (&["--expires", "2020-01-01"], "the key would be expired already"),
     ] {
         let error = keys(folder, &[&["create", "--name", "x"], arguments].concat()).unwrap_err();
@@ -474,9 +477,12 @@ async fn a_key_of_a_removed_group_and_a_key_hidden_by_the_file_are_refused() {
     status_becomes(address, &grouped, 401).await;
     assert_eq!((ask(address, &named, "").await.status, ask(address, KEY, "").await.status), (401, 200));
     let list = keys(folder, &["list"]).unwrap();
-    assert!(list.contains("refused: its group is gone"), "{list}");
+    assert!(list.contains("refused: the group of this key is not in the configuration"), "{list}");
     let shown: Value = serde_json::from_str(&keys(folder, &["show", "grouped", "--json"]).unwrap()).unwrap();
-    assert_eq!((&shown["state"], &shown["refused_because"]), (&"refused".into(), &"its group is gone".into()));
+    assert_eq!(
+        (&shown["state"], &shown["refused_because"]),
+        (&"refused".into(), &"the group of this key is not in the configuration".into())
+    );
 }
 
 /// A budget that is added while the gateway runs counts the key's past spend from the first request on.
@@ -526,14 +532,17 @@ async fn a_key_whose_budget_cannot_be_counted_is_refused_and_never_unlimited() {
     let told = gateway.logged("stored keys disabled: this configuration");
     assert_eq!(told["keys"], "limited");
     assert_eq!(ask(address, &limited, "").await.status, 401);
-    let line =
-        gateway.line(|line| line.contains("its budgets cannot be counted") && line.contains("tidegate::request"));
+    let line = gateway
+        .line(|line| line.contains("the budgets of this key cannot be counted") && line.contains("tidegate::request"));
     let line: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((&line["key"], &line["reason"]), (&"limited".into(), &"its budgets cannot be counted".into()));
+    assert_eq!(
+        (&line["key"], &line["reason"]),
+        (&"limited".into(), &"the budgets of this key cannot be counted".into())
+    );
     assert_eq!(ask(address, &free, "").await.status, 200);
     let list = keys(folder, &["list"]).unwrap();
-    assert!(list.contains("refused: its budgets cannot be counted"), "{list}");
-    assert!(keys(folder, &["show", "limited"]).unwrap().contains("its budgets cannot be counted"));
+    assert!(list.contains("refused: the budgets of this key cannot be counted"), "{list}");
+    assert!(keys(folder, &["show", "limited"]).unwrap().contains("the budgets of this key cannot be counted"));
     write(folder, &upstream, "", &prices("USD"));
     status_becomes(address, &limited, 200).await;
 }

@@ -17,8 +17,8 @@ impl Check<'_> {
         if raw.shared == Some(true) && !has_redis {
             self.fault(
                 &Path::default().key("affinity").key("shared"),
-                "`shared` without a Redis to share in",
-                "add `redis` and `replicas` to [limits], or remove it",
+                "`shared` is true, but [limits] has no `redis`",
+                "add `redis` and `replicas` to [limits], or remove `shared`",
             );
         }
         AffinitySettings {

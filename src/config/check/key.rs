@@ -38,11 +38,11 @@ const WELL_KNOWN: [&str; 12] = [
     "0123456789abcdef",
 ];
 
-const FRESH: &str = "make a fresh one, for example with `openssl rand -hex 32`";
+const FRESH: &str = "make a new secret, for example with `openssl rand -hex 32`";
 
 /// Text of a message about a fault: why the setting `starts_on` applies to monthly budgets only.
 pub(in crate::config) const NO_MONTH: &str =
-    "it names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
+    "`starts_on` names the day of the month on which the budget begins; a day begins at midnight, and a week on Monday";
 
 impl Check<'_> {
     /// Checks the `[[groups]]` blocks of the configuration. Returns the groups, and whether these are all groups that the file means.
@@ -122,12 +122,16 @@ impl Check<'_> {
             let kept = secret.map_or(KeySource::File, |missing| KeySource::Unset { missing });
             let Some(sha256) = self.key_digest(raw, &path) else { continue };
             if let Some(same) = keys.iter().find(|key| key.sha256 == sha256) {
-                let message = format!("this key has the secret of the key `{}`", same.name);
-                self.fault(&path, message, "give each key a secret of its own: it says who calls");
+                let message = format!("this key has the same secret as the key `{}`", same.name);
+                self.fault(
+                    &path,
+                    message,
+                    "give each key a secret of its own, because the secret identifies the client",
+                );
             }
             if upstreams.secrets.contains(&sha256) {
-                let message = "this key has the secret of an upstream's credential";
-                self.fault(&path, message, format!("clients must never hold what a provider bills: {FRESH}"));
+                let message = "the secret of this key is the credential of an upstream";
+                self.fault(&path, message, format!("clients must never know the credential of a provider: {FRESH}"));
             }
             keys.push(Key {
                 name: name.into(),
@@ -160,7 +164,7 @@ impl Check<'_> {
     fn has_month(&mut self, starts_on: Option<u8>, budgets: &[Budget], path: &Path) {
         if starts_on.is_some() && self.sound && !budgets.iter().any(Budget::is_monthly) {
             let help = format!("write a budget such as \"50CNY/month\", or remove `starts_on`: {NO_MONTH}");
-            self.fault(&path.key("starts_on"), "`starts_on` needs a budget by the month", help);
+            self.fault(&path.key("starts_on"), "`starts_on` needs a monthly budget", help);
         }
     }
 
@@ -182,13 +186,13 @@ impl Check<'_> {
             let budgets = self.budgets(&raw.budgets, starts_on, &path.key("budgets"));
             if limits == KeyLimits::default() && budgets.is_empty() && self.sound {
                 let help = "write `rpm`, `tpm`, `max_in_flight` or `budgets`, or remove the block";
-                self.fault(&path, "this block limits nothing", help);
+                self.fault(&path, "this block has no limit and no budget", help);
             }
             // The missing model was reported already.
             let Some(model) = raw.model else { continue };
             self.asked_model(&model, askable, &path.key("model"));
             if all.iter().any(|known| *known.model.0 == *model) {
-                self.fault(&path.key("model"), "another block is for the same model", "keep one of them");
+                self.fault(&path.key("model"), "another block of this key has the same `model`", "keep one of the two");
             }
             all.push(ModelLimits { model: ModelPattern(model.into()), limits, budgets });
         }
@@ -204,7 +208,7 @@ impl Check<'_> {
                 if secret.len() < SHORTEST {
                     self.fault(&path, format!("the secret has fewer than {SHORTEST} characters"), FRESH);
                 } else if is_well_known(secret) {
-                    self.fault(&path, "the secret is one that everybody knows", FRESH);
+                    self.fault(&path, "the secret is a well-known example that anybody can guess", FRESH);
                 }
                 Some(digest(secret.as_bytes()))
             }
@@ -221,7 +225,7 @@ impl Check<'_> {
                     Some(sha256)
                         if std::iter::once("").chain(WELL_KNOWN).any(|known| digest(known.as_bytes()) == sha256) =>
                     {
-                        self.fault(&path, "`sha256` is of an empty secret, or one that everybody knows", FRESH);
+                        self.fault(&path, "`sha256` is the hash of an empty secret or of a well-known example", FRESH);
                     }
                     Some(_) => {}
                 }
@@ -259,7 +263,7 @@ impl Check<'_> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "name a model of [[models]], or write `upstream/model`, or a beginning and `*`".to_owned(),
             };
-            self.fault(path, "this matches no model", help);
+            self.fault(path, "no configured model matches this name or pattern", help);
         }
     }
 

@@ -32,7 +32,8 @@ impl Check<'_> {
                 ("replicas", raw.replicas.is_some()),
             ] {
                 if is_there {
-                    let help = "it is only for limits that are shared: add `redis`, or remove it";
+                    let help =
+                        "this setting is only for limits that replicas share: add `redis`, or remove this setting";
                     self.fault(&path.key(name), format!("`{name}` without `redis`"), help);
                 }
             }
@@ -50,7 +51,7 @@ impl Check<'_> {
             self.with_ca(redis, raw.ca_file.as_deref(), &path)
         });
         if raw.replicas.is_none() {
-            let help = "write how many replicas there are: while Redis is away, each allows this part";
+            let help = "write the number of replicas as `replicas`: while Redis is away, each replica allows its share of every limit";
             self.fault(&path.key("redis"), "`redis` without `replicas`", help);
         }
         let fail = match raw.fail {
@@ -77,7 +78,7 @@ impl Check<'_> {
         match &mut redis.at {
             RedisAt::Sentinels { password, .. } => *password = given,
             RedisAt::Host { .. } | RedisAt::Socket(_) if given.is_some() => {
-                let help = "it is for a URL that begins with redis+sentinel://; that of Redis is `password`";
+                let help = "`sentinel_password` is for a URL that begins with redis+sentinel://; the password of Redis is `password`";
                 self.fault(&path.key("sentinel_password"), "`sentinel_password` without a Sentinel in `redis`", help);
             }
             RedisAt::Host { .. } | RedisAt::Socket(_) => {}

@@ -97,7 +97,7 @@ impl Check<'_> {
             self.fault(
                 path,
                 "`*` stands in the middle of a name",
-                "it may stand at the end only: \"gpt-*\", or \"*\" for all",
+                "write `*` only at the end of a name: \"gpt-*\", or \"*\" for all",
             );
             return false;
         }

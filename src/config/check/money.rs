@@ -69,8 +69,8 @@ impl Check<'_> {
             match nano(&text.0) {
                 Some(part @ 1..=UNIT) => thresholds.push(part),
                 _ => {
-                    let help = "write for example 0.8 for 80 percent; 1 is all of it";
-                    self.fault(&path.index(i), "a threshold is a part of the budget: above 0, and 1 at most", help);
+                    let help = "write for example 0.8 for 80 percent of the budget; 1 is the whole budget";
+                    self.fault(&path.index(i), "a threshold in `warn_at` must be above 0 and at most 1", help);
                 }
             }
         }
@@ -96,8 +96,8 @@ impl Check<'_> {
             let (Some(upstream), Some(price)) = (upstream, price) else { continue };
             let model: Arc<str> = model.into();
             if prices.iter().any(|known| (known.upstream, &known.model, known.from) == (upstream, &model, from)) {
-                let help = "give each a first day of its own with `from`, or remove one";
-                self.fault(&path, "this model has a price from that day on already", help);
+                let help = "give each price a first day of its own with `from`, or remove one of the prices";
+                self.fault(&path, "this model already has a price with the same first day", help);
             }
             prices.push(ModelPrice { upstream, model, from, price });
         }
@@ -141,7 +141,7 @@ impl Check<'_> {
             && price.optional_rates().iter().all(Option::is_none)
         {
             let help = "write `input` and `output`, for a million tokens each, or `per_call`";
-            self.fault(path, "this price is none", help);
+            self.fault(path, "this [[prices]] block has no price", help);
         } else if self.sound && input.is_some() != output.is_some() {
             let (missing, there) = if input.is_some() { ("output", "input") } else { ("input", "output") };
             let message = format!("`{missing}` is missing beside `{there}`");
@@ -186,11 +186,19 @@ impl Check<'_> {
             let (cached, reasoning) = (read(&raw.cached_input, "cached_input"), read(&raw.reasoning, "reasoning"));
             let (Some(above), Some(input), Some(output)) = (raw.above, input, output) else { continue };
             if steps.iter().any(|step| step.above == above) {
-                self.fault(&path.key("above"), "another price is for the same size", "keep one of them");
+                self.fault(
+                    &path.key("above"),
+                    "another `long_input` price has the same `above`",
+                    "keep one of the two",
+                );
             }
             if !has_tokens {
                 let help = "write `input` and `output` for shorter inputs as well";
-                self.fault(&path, "prices of longer inputs without prices of shorter ones", help);
+                self.fault(
+                    &path,
+                    "`long_input` has prices for long inputs, but the price for shorter inputs is missing",
+                    help,
+                );
             }
             let like_input =
                 |rate: u64| if base.input == 0 { rate.max(input) } else { scaled(rate, input, base.input) };
@@ -253,23 +261,28 @@ impl Check<'_> {
             match Budget::parse(text) {
                 Ok(budget) => {
                     if budgets.iter().any(|known| known.window == budget.window) {
-                        let message = format!("another budget is for the same {}", budget.window.name());
-                        self.fault(&path, message, "keep one of them: the smaller one would decide");
+                        let message =
+                            format!("another budget of this list also has the period {}", budget.window.name());
+                        self.fault(
+                            &path,
+                            message,
+                            "keep one of the two budgets: only the smaller budget would have an effect",
+                        );
                     }
                     if let Some(other) = self.not_exchanged(budget.money.currency) {
                         let message = format!(
-                            "there are prices in {other}, and nothing says what that is in {}",
+                            "a price is in {other} and this budget is in {}, but the exchange rate is not set",
                             budget.money.currency.name()
                         );
-                        let help = "write `cny_per_usd` below [money], or budgets and prices in one currency";
+                        let help = "set `cny_per_usd` in [money], or write budgets and prices in one currency";
                         self.fault(&path, message, help);
                     }
                     budgets.push(budget.starting_on(starts_on.unwrap_or(1)));
                 }
                 Err(_) => self.fault(
                     &path,
-                    "this is not an amount, a currency (CNY or USD) and a time (day, week, month or total)",
-                    "write it as \"50CNY/month\" or \"2.5USD/day\"",
+                    "a budget must be an amount, a currency (CNY or USD) and a period (day, week, month or total)",
+                    "write the budget as \"50CNY/month\" or \"2.5USD/day\"",
                 ),
             }
         }

@@ -53,7 +53,7 @@ impl Check<'_> {
         match (&raw.proxy_user, password) {
             (Some(user), _) if user.is_empty() || user.contains(':') || user.chars().any(char::is_control) => {
                 let help = "write the name that the proxy knows, without a colon";
-                self.fault(&path.key("proxy_user"), "`proxy_user` is no name of a user", help);
+                self.fault(&path.key("proxy_user"), "`proxy_user` is not a valid user name", help);
                 None
             }
             (Some(user), Some(password)) => Some(ProxyLogin { user: user.as_str().into(), password }),

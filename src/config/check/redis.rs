@@ -23,7 +23,7 @@ const SENTINEL_PORT: u16 = 26379;
 pub(super) fn place(text: &str) -> Result<RedisSettings, UrlError> {
     let (scheme, rest) = text.split_once("://").ok_or(("`redis` is not the URL of a Redis", EXAMPLE))?;
     if text.bytes().any(|b| !b.is_ascii_graphic()) {
-        return Err(("`redis` holds what no URL may", EXAMPLE));
+        return Err(("`redis` contains a character that a URL must not have", EXAMPLE));
     }
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
     let (authority, path) = rest.split_once('/').map_or((rest, None), |(before, path)| (before, Some(path)));

@@ -112,7 +112,11 @@ impl Check<'_> {
                 Err(())
             }
             Some(Err(_)) => {
-                self.fault(path, format!("the variable {name} holds what no secret may"), VISIBLE);
+                self.fault(
+                    path,
+                    format!("the variable {name} contains a character that a secret must not have"),
+                    VISIBLE,
+                );
                 Err(())
             }
         }
@@ -125,7 +129,7 @@ impl Check<'_> {
                 Ok(Some(text))
             }
             Ok(Err(_)) => {
-                self.fault(path, "the file holds what no secret may", VISIBLE);
+                self.fault(path, "the file contains a character that a secret must not have", VISIBLE);
                 Err(())
             }
             Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -157,7 +161,7 @@ impl Check<'_> {
             return SecretLookup::Faulty;
         }
         if !text.bytes().all(|b| b.is_ascii_graphic()) {
-            self.fault(path, format!("{owner} holds what no secret may"), VISIBLE);
+            self.fault(path, format!("{owner} contains a character that a secret must not have"), VISIBLE);
             return SecretLookup::Faulty;
         }
         SecretLookup::Secret(text.into())

@@ -43,7 +43,7 @@ impl Check<'_> {
         if raw.max_body_memory_mib < raw.max_body_mib {
             let path = Path::default().key("server").key("max_body_memory_mib");
             let message = format!("`max_body_memory_mib` is less than `max_body_mib`, which is {}", raw.max_body_mib);
-            self.fault(&path, message, "no request of that size could be read: raise the one, or lower the other");
+            self.fault(&path, message, "a request of the size `max_body_mib` could not be read: raise `max_body_memory_mib`, or lower `max_body_mib`");
         }
         Some(Server {
             trusted_proxies: self.networks(&raw.trusted_proxies, &Path::default().key("server").key("trusted_proxies")),
@@ -69,7 +69,11 @@ impl Check<'_> {
         if raw.eject_max_s < raw.eject_s {
             let path = Path::default().key("health").key("eject_max_s");
             let message = format!("`eject_max_s` is less than `eject_s`, which is {}", raw.eject_s);
-            self.fault(&path, message, "the longest ejection cannot be shorter than the first one");
+            self.fault(
+                &path,
+                message,
+                "the longest ejection (`eject_max_s`) cannot be shorter than the first ejection (`eject_s`)",
+            );
         }
         Health {
             consecutive_faults: raw.consecutive_faults,
@@ -122,7 +126,7 @@ impl Check<'_> {
                         (format!("port {}", address.port()), "port")
                     }
                     (Listen::Socket(path), Listen::Socket(taken)) if path == taken => {
-                        ("the same Unix socket".to_owned(), "file")
+                        ("a Unix socket".to_owned(), "file")
                     }
                     _ => continue,
                 };
@@ -134,7 +138,7 @@ impl Check<'_> {
                 };
                 self.fault(
                     &path,
-                    format!("`{name}` takes {what}, and so does `{other}`{from}"),
+                    format!("`{name}` uses {what}, which `{other}`{from} uses too"),
                     format!("give each listener a {each} of its own"),
                 );
             }
@@ -150,7 +154,7 @@ impl Check<'_> {
             if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
                 let near = nearest(level, LEVELS).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 let help = format!("{near}levels are {}; by module: `warn,tidegate=debug`", LEVELS.join(", "));
-                self.fault(&path, "`level` names no level", help);
+                self.fault(&path, "`level` does not name a log level", help);
                 return Log { format: LogFormat::Json, level: String::new(), client_ip: raw.client_ip };
             }
         }

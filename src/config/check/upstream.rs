@@ -75,7 +75,7 @@ impl Check<'_> {
                 let variables: Vec<_> =
                     all.idle.iter().flat_map(|idle| idle.variables.iter().map(String::as_str)).collect();
                 let help = format!("set one or more of {}, or look around with `tidegate demo`", variables.join(", "));
-                self.fault_outside("no upstream is left: none of them has a credential", help);
+                self.fault_outside("no upstream can be used, because none has a credential that is set", help);
             }
         }
         all
@@ -177,7 +177,7 @@ impl Check<'_> {
             Ok(name) if name == http::header::AUTHORIZATION || !NOT_OURS.contains(&name.as_str()) => return name,
             Ok(_) => self.fault(
                 path,
-                "`auth_header` has another meaning",
+                "`auth_header` names a header that has another meaning in HTTP",
                 "use \"authorization\" or, for example, \"api-key\"",
             ),
             Err(_) => self.fault(
@@ -198,7 +198,7 @@ impl Check<'_> {
                 continue;
             };
             if NOT_OURS.contains(&name.as_str()) || name == *auth_header {
-                let help = "remove it: Tidegate sets it for each request (the credential belongs in `credentials`)";
+                let help = "remove the header: Tidegate sets this header for each request (the credential belongs in `credentials`)";
                 self.fault(&path, format!("the header `{name}` cannot be set here"), help);
                 continue;
             }
@@ -280,7 +280,7 @@ impl Check<'_> {
             // A status out of range was reported already and is missing here.
             if self.sound && rule.status.is_none() && rule.code.is_none() && rule.kind.is_none() && words.is_empty() {
                 let help = "add one of `status`, `code`, `type` and `words`";
-                self.fault(&path, "the rule matches every error", help);
+                self.fault(&path, "the error rule has no condition, so every error would match", help);
             }
             let Some(fault) = rule.fault else { continue };
             let fault = match fault {

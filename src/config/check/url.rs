@@ -33,19 +33,22 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     }
     // `http::Uri` drops a fragment silently.
     if text.contains(['?', '#']) {
-        return Err(("holds a query or a fragment", "cut it off: the client's own query is sent up"));
+        return Err((
+            "holds a query or a fragment",
+            "remove the query or fragment: Tidegate sends the query of the client to the provider",
+        ));
     }
     let path = uri.path().trim_end_matches('/');
     if path.is_empty() {
         return Err(("has no path", "add the path that takes the place of the client's /v1, mostly \"/v1\""));
     }
     if path.ends_with("/responses") {
-        return Err(("ends in /responses", "cut /responses off: it is added to each request"));
+        return Err(("ends in /responses", "remove /responses: Tidegate adds this path to each request"));
     }
     if ENDPOINTS.iter().any(|endpoint| path.ends_with(endpoint)) {
         return Err((
             "ends in the path of an endpoint",
-            "cut that path off, so that it ends in /v1 for most providers: the path of the endpoint is added to each request",
+            "remove the path of the endpoint, because Tidegate adds it to each request: for most providers `base_url` ends in /v1",
         ));
     }
     if path.contains("/v1/v1") {
@@ -53,8 +56,8 @@ pub(super) fn base(text: &str, insecure: bool) -> Result<Uri, UrlError> {
     }
     if scheme == "http" && !insecure && !is_private(host) {
         return Err((
-            "sends the credential over the internet in the clear",
-            "use https://, or write `insecure = true` if the way there is private",
+            "uses http, so the credential would cross the internet unencrypted",
+            "use https://, or write `insecure = true` if the network to the provider is private",
         ));
     }
     let base = text.trim_end_matches('/');
@@ -69,14 +72,14 @@ pub(super) fn webhook(text: &str) -> Result<Uri, UrlError> {
     match scheme {
         "https" => Ok(uri),
         "http" if is_private(host) => Ok(uri),
-        "http" => Err(("sends names of keys over the internet in the clear", "use https://")),
+        "http" => Err(("uses http, so names of keys would cross the internet unencrypted", "use https://")),
         _ => Err(("must begin with https:// or http://", WHOLE)),
     }
 }
 
 /// Parses the URL of a proxy on the way to an upstream.
 pub(super) fn proxy(text: &str) -> Result<Uri, UrlError> {
-    const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\", or \"env\" for that of the environment";
+    const WHOLE: &str = "write for example \"http://proxy.internal:3128\" or \"socks5://127.0.0.1:1080\", or \"env\" for the proxy of the environment";
     let uri: Uri = text.parse().map_err(|_| ("is not a URL", WHOLE))?;
     let (scheme, _) = scheme_and_host(&uri).ok_or(("is not a URL with a scheme and a host", WHOLE))?;
     if !["http", "socks5", "socks5h"].contains(&scheme) {

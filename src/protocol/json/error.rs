@@ -47,7 +47,9 @@ pub enum JsonErrorKind {
         name: &'static str,
     },
     /// More references to stored state than the limit of one request.
-    #[error("the JSON refers to too many stored objects, and the number must be reduced")]
+    #[error(
+        "the request refers to too many stored objects: send fewer ids of responses, items, files and other objects"
+    )]
     TooManyReferences,
     /// A byte below 0x20 inside a string.
     #[error("a string in the JSON contains a control character that must be written as an escape, such as \\n")]

@@ -68,7 +68,7 @@ pub enum KeyError {
     #[error("the store already has a key of this name: choose another name")]
     Exists,
     /// No key has this name.
-    #[error("the store has no key of this name")]
+    #[error("the store has no key of this name: `tidegate keys list` shows the names")]
     Missing,
     /// Another change came first.
     #[error(

@@ -249,7 +249,7 @@ async fn truncated_streams_raise_an_alert() {
 #[test]
 fn the_settings_of_alerts_are_checked() {
     for (alerts, told) in [
-        ("url = \"http://h.example/x\"", "`url` sends names of keys over the internet in the clear"),
+        ("url = \"http://h.example/x\"", "`url` uses http, so names of keys would cross the internet unencrypted"),
         ("url = \"h.example\"", "`url` is not a URL"),
         ("secret = { env = \"A_KEY\" }", "a `secret` without `url`"),
         ("url = \"https://h.example/x\"\ntruncated_percent = 0", "`truncated_percent` must be between 1 and 100"),

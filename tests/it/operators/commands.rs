@@ -72,7 +72,7 @@ fn every_setting_of_a_key_can_be_set_and_unset() {
         (&["k", "--expires", "2020-01-01"], "the key would be expired already"),
         (
             &["k", "--budget", "5CNY/week", "--starts-on", "5"],
-            "`starts_on` needs a budget by the month: it names the day of the month",
+            "`starts_on` needs a monthly budget: `starts_on` names the day of the month",
         ),
         (&["k", "--ip", "somewhere"], "neither an IP address nor a network"),
         (&["a", "--rpm", "5"], "the key a is declared in tidegate.toml: change it there"),
@@ -332,7 +332,7 @@ async fn the_first_key_ends_when_another_key_exists() {
     })
     .await;
     let (list, _) = command(folder, &["keys", "list"]).unwrap();
-    assert!(list.contains("refused: it was for the time until another key is declared"), "{list}");
+    assert!(list.contains("refused: this key was valid only until another key was declared"), "{list}");
     // An operator who needs the first key can keep it.
     command(folder, &["keys", "update", "first", "--unset", "interim"]).unwrap();
     until("the first key works on", async || status(&first).await == 200).await;
@@ -377,7 +377,7 @@ fn an_optional_key_without_its_secret_does_not_end_the_first_key_in_the_list() {
     };
     for (key, default, first) in [
         ("", "unknown: OPTIONAL_KEY is not set for this command", "active"),
-        (KEY, "active", "refused: it was for the time until another key is declared"),
+        (KEY, "active", "refused: this key was valid only until another key was declared"),
     ] {
         let list = list(key);
         let line = |name: &str| list.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
