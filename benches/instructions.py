@@ -197,7 +197,7 @@ async def measure(binary):
             port=port, run=run, upstream=server.sockets[0].getsockname()[1], sha256=hashlib.sha256(KEY.encode()).hexdigest()))
         gateway = subprocess.Popen(
             ["valgrind", "--tool=callgrind", f"--callgrind-out-file={run}/callgrind.out", "--", binary, "serve", "--config", config],
-            env={**os.environ, "BENCH_KEY": "sk-bench-upstream-0123456789"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            env={**os.environ, "BENCH_KEY": "sk-bench-Kq7ZxT2mVw9RbLp4"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             result = {}
             for name, (body, count) in CASES.items():

@@ -79,7 +79,7 @@ impl Ledgers {
         for ledger in self.of_workers {
             if !ledger.flush() {
                 tracing::error!(
-                    "the last ledger rows could not be written to the journal: the usage in these rows is lost. Check \
+                    "at the shutdown, some ledger rows could not be written to the journal: the usage in these rows is lost. Check \
                      the disk of the data folder"
                 );
             }

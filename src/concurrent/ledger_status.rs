@@ -41,7 +41,7 @@ impl LedgerStatus {
         self.settled.load(Ordering::Relaxed).saturating_sub(self.stored.load(Ordering::Relaxed))
     }
 
-    /// Counts ledger rows in this usage state that were written to the database.
+    /// Adds `rows` to the number of ledger rows that were written to the database in the usage state `state`, such as exact or partial.
     pub fn count(&self, state: UsageState, rows: u64) {
         for (known, count) in UsageState::ALL.iter().zip(&self.rows) {
             if *known == state {

@@ -337,7 +337,7 @@ impl Feed {
             self.dispose(path, damaged, length);
         }
         if !files.is_empty() {
-            tracing::info!(files = files.len(), interrupted, "the database has all ledger rows of the last process");
+            tracing::info!(files = files.len(), interrupted, "the database has all ledger rows of the previous run");
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -81,10 +81,13 @@ impl AnswerBody {
 
     /// Joins the data that is ready behind `first`.
     fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
-        let (mut joined, mut more) = (BytesMut::new(), first);
-        while joined.len() + more.len() < JOINED && !self.body.is_end_stream() {
+        let (mut pieces, mut size) = (Vec::new(), first.len());
+        while size < JOINED && !self.body.is_end_stream() {
             match self.poll_data(cx) {
-                Poll::Ready(Some(Ok(next))) => joined.extend_from_slice(&std::mem::replace(&mut more, next)),
+                Poll::Ready(Some(Ok(next))) => {
+                    size += next.len();
+                    pieces.push(next);
+                }
                 Poll::Ready(Some(Err(error))) => {
                     self.failed = Some(error);
                     break;
@@ -92,11 +95,14 @@ impl AnswerBody {
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        if joined.is_empty() {
-            return more;
+        if pieces.is_empty() {
+            return first;
         }
-        joined.extend_from_slice(&more);
-        joined.freeze()
+        // Exactly as large as the data: a client that does not read lets such pieces wait.
+        let mut joined = Vec::with_capacity(size);
+        joined.extend_from_slice(&first);
+        pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+        Bytes::from(joined)
     }
 }
 

@@ -112,6 +112,7 @@ impl UpstreamConnection {
         mut self: Box<Self>,
         request: Request<SegmentedHttpBody>,
     ) -> Result<(Response<Incoming>, Option<Box<Self>>), ConnectionError> {
+        self.waker.reset();
         let (began, reads_before) = (Instant::now(), self.reads.count());
         let mut answer = pin!(self.requests.try_send_request(request));
         let driver = &mut self.driver;

@@ -301,7 +301,13 @@ impl<S: KeyVisitor> Scanner<S> {
                     i += 1;
                     let (next, read) = self.begin_key(&piece[i..], at)?;
                     i += read;
-                    next
+                    // Nearly every key and its colon are together in one piece. Python writes a space behind the colon.
+                    if next == State::Colon && piece.get(i) == Some(&b':') {
+                        i += 1 + usize::from(piece.get(i + 1) == Some(&b' '));
+                        State::Value
+                    } else {
+                        next
+                    }
                 }
                 State::FirstValue | State::Value if byte == b'"' => {
                     i += 1;
@@ -317,7 +323,7 @@ impl<S: KeyVisitor> Scanner<S> {
                     State::After
                 }
                 _ => {
-                    i += 1;
+                    i += 1 + usize::from(byte == b',' && piece.get(i + 1) == Some(&b' '));
                     self.token(state, byte, at)?
                 }
             };

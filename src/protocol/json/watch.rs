@@ -169,6 +169,9 @@ impl PathWatch {
         let mut matching = 0;
         let live = self.live[level];
         let same_len = self.paths.by_len[level].get(key.len()).copied().unwrap_or_default();
+        if live & same_len == 0 && !self.refuse {
+            return Ok(());
+        }
         for path in bits(live & same_len) {
             let name = self.paths.paths[path][level];
             if name.as_bytes() == key {

@@ -207,17 +207,23 @@ impl ErrorScan {
             return;
         }
         // Before the first output every frame is read, because the first output may be in it.
-        let ended = if is_stream && frame.context.has_output() { end_of_frame(piece) } else { None };
+        let mut from = 0;
+        while is_stream
+            && !frame.context.has_output()
+            && let Some(blank) = memmem::find(&piece[from..], b"\n\n")
+        {
+            frame.take(piece.slice(from..from + blank + 2));
+            frame.read_up();
+            from += blank + 2;
+        }
+        let rest = piece.slice(from..);
+        let ended = if is_stream && frame.context.has_output() { end_of_frame(&rest) } else { None };
         if ended.is_some() {
             frame.unread.clear();
             frame.unread_len = 0;
             frame.context.end_frame();
         }
-        let from = ended.unwrap_or_default();
-        if from < piece.len() {
-            frame.unread_len += piece.len() - from;
-            frame.unread.push(piece.slice(from..));
-        }
+        frame.take(rest.slice(ended.unwrap_or_default()..));
         if frame.unread_len > UNREAD || (is_stream && !frame.context.has_output()) {
             frame.read_up();
         }
@@ -236,6 +242,14 @@ impl ErrorScan {
 }
 
 impl FrameSoFar {
+    /// Keeps bytes that are read later, if at all.
+    fn take(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.unread_len += bytes.len();
+            self.unread.push(bytes);
+        }
+    }
+
     fn read_up(&mut self) -> &mut Context {
         self.unread_len = 0;
         for piece in std::mem::take(&mut self.unread) {

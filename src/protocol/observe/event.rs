@@ -48,12 +48,11 @@ pub(super) struct Event {
 
 impl Event {
     pub(super) fn new(dialect: AnswerDialect) -> Self {
-        let learner = match dialect {
-            AnswerDialect::Responses => Candidates::of_events(),
-            AnswerDialect::Chat => Candidates::of_chat(),
+        let visitor = match dialect {
+            AnswerDialect::Responses => AnswerVisitor::by_type(Candidates::of_events()),
+            AnswerDialect::Chat => AnswerVisitor::new(Candidates::of_chat()),
         };
-        let scanner = Scanner::seeking(&EVENT, DuplicatePolicy::LastWins, AnswerVisitor::new(learner))
-            .max_depth(super::MAX_DEPTH);
+        let scanner = Scanner::seeking(&EVENT, DuplicatePolicy::LastWins, visitor).max_depth(super::MAX_DEPTH);
         Self { dialect, scanner, over: false, done: Some(0) }
     }
 

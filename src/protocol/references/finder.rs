@@ -167,10 +167,11 @@ impl<C: Collect> Finder<C> {
     /// Checks a key without a rule, because the key itself may be an id.
     #[inline]
     fn id_as_key(&mut self, key: &[u8], at: u64) -> Result<(), JsonErrorKind> {
+        if !self.grammar.strict {
+            return Ok(());
+        }
         match kind_of(trimmed(key), self.opaque) {
-            Some((kind, true)) if self.grammar.strict => {
-                self.by_value(kind, true, trimmed(key), at..at + key.len() as u64 + 2)
-            }
+            Some((kind, true)) => self.by_value(kind, true, trimmed(key), at..at + key.len() as u64 + 2),
             _ => Ok(()),
         }
     }

@@ -191,10 +191,11 @@ impl<'c> WorkConnection<'c> {
     /// Ends the work with its result. A failure rolls the transaction back.
     pub(super) async fn end<T>(self, done: Result<T, DatabaseError>) -> Result<T, DatabaseError> {
         let Self::Alone(mut transaction) = self else { return done };
+        // A prepared statement would stay on a connection that another client gets next, also after a failure. `DEALLOCATE ALL` would
+        // fail after a failure, and PgBouncer 1.21 does not notice that it removes the statements that the pooler itself keeps.
+        let closed = transaction.clear_cached_statements().await;
         let done = done?;
-        transaction.clear_cached_statements().await?;
-        // A prepared statement would stay on a connection that another client gets next.
-        sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
+        closed?;
         transaction.commit().await?;
         Ok(done)
     }
