@@ -4,12 +4,19 @@
 Instruction counts hardly depend on how busy the machine is, so two builds can be compared on any machine:
 
     python3 benches/instructions.py target/release/tidegate [OTHER_BINARY ...]
+    python3 benches/instructions.py target/release/tidegate --budget benches/instructions.json
+    python3 benches/instructions.py target/release/tidegate --write benches/instructions.json
 
 Each case sends the same request one after the other over one connection: first some that are not counted, then ROUNDS times COUNT
 that are. Printed is the median of the rounds, in thousands of instructions for each request (all threads: worker, journal, ledger,
 log), and beside the median how far the rounds lie apart. Python, valgrind, and nothing else is needed.
+
+--budget compares with the counts in a file, and fails if one is more than 3 % higher: the medians of two runs of one build lie up to 2 %
+apart. --write writes the file. A change that costs more than it is worth is so seen at once; one that is worth its cost writes the file
+anew and says why in its commit.
 """
 
+import argparse
 import asyncio
 import hashlib
 import json
@@ -27,6 +34,7 @@ from pathlib import Path
 
 KEY = "sk-bench-client"
 ROUNDS = 3
+RISE = 1.03
 
 CONFIG = """
 [server]
@@ -236,10 +244,12 @@ async def connect(gateway, port):
 
 
 def main():
-    binaries = sys.argv[1:]
-    if not binaries:
-        raise SystemExit(__doc__)
-    results = [asyncio.run(measure(binary)) for binary in binaries]
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("binaries", nargs="+")
+    arguments.add_argument("--budget", type=Path, help="fail if the last binary needs more than the counts in this file")
+    arguments.add_argument("--write", type=Path, help="write the counts of the last binary to this file")
+    arguments = arguments.parse_args()
+    results = [asyncio.run(measure(binary)) for binary in arguments.binaries]
     print("thousands of instructions a request: median (largest less smallest of the rounds)")
     for name in CASES:
         columns = []
@@ -248,6 +258,15 @@ def main():
             columns.append(f"{statistics.median(counts):10.1f} ({max(counts) - min(counts):.1f})")
         change = statistics.median(results[-1][name]) / statistics.median(results[0][name]) - 1
         print(f"{name:24}", *columns, f"{change:+.1%}" if len(results) > 1 else "")
+    medians = {name: round(statistics.median(counts) / 1000, 1) for name, counts in results[-1].items()}
+    if arguments.write:
+        arguments.write.write_text(json.dumps(medians, indent=2) + "\n")
+    if arguments.budget:
+        budget = json.loads(arguments.budget.read_text())
+        over = [f"{name}: {medians[name]} for a budget of {most}" for name, most in budget.items() if medians[name] > most * RISE]
+        if over or budget.keys() != medians.keys():
+            raise SystemExit("more instructions than the budget, or other cases:\n" + "\n".join(over))
+        print(f"all {len(budget)} counts are within the budget")
 
 
 if __name__ == "__main__":

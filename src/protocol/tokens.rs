@@ -35,19 +35,24 @@ impl TextTally {
     pub fn add(&mut self, piece: &[u8]) {
         let mut before = 0;
         for block in piece.chunks(LANES * ROWS) {
-            // The compiler makes vectors of this loop: 16 sums side by side, each small enough for a byte.
-            let mut sums = [0u8; LANES];
             let (bytes, earlier) = (&block[1..], &block[..block.len() - 1]);
             let (rows, rest) = bytes.as_chunks::<LANES>();
             let (earlier_rows, earlier_rest) = earlier.as_chunks::<LANES>();
-            for (row, earlier) in rows.iter().zip(earlier_rows) {
-                for (sum, (byte, before)) in sums.iter_mut().zip(row.iter().zip(earlier)) {
-                    *sum = sum.wrapping_add(weight(*byte, *before));
-                }
+            let mut sum = u64::from(weight(block[0], before));
+            for (byte, before) in rest.iter().zip(earlier_rest) {
+                sum += u64::from(weight(*byte, *before));
             }
-            let others = rest.iter().zip(earlier_rest).map(|(byte, before)| weight(*byte, *before));
-            self.twelfths +=
-                sums.into_iter().chain(others).chain([weight(block[0], before)]).map(u64::from).sum::<u64>();
+            if !rows.is_empty() {
+                // The compiler makes vectors of this loop: 16 sums side by side, each small enough for a byte.
+                let mut sums = [0u8; LANES];
+                for (row, earlier) in rows.iter().zip(earlier_rows) {
+                    for (sum, (byte, before)) in sums.iter_mut().zip(row.iter().zip(earlier)) {
+                        *sum = sum.wrapping_add(weight(*byte, *before));
+                    }
+                }
+                sum += sums.into_iter().map(u64::from).sum::<u64>();
+            }
+            self.twelfths += sum;
             before = bytes.last().copied().unwrap_or(block[0]);
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{fs, net::SocketAddr};
 
-use async_compression::{Level, tokio::bufread::{GzipEncoder, ZstdEncoder}};
+use async_compression::{
+    Level,
+    tokio::bufread::{GzipEncoder, ZstdEncoder},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -188,7 +191,11 @@ async fn the_memory_of_decoded_bodies_goes_back_to_the_system() {
         }
     })
     .await;
-    eprintln!("after 48 decoded bodies: {} MiB more, later {} MiB", most >> 20, resident(&process).saturating_sub(before) >> 20);
+    eprintln!(
+        "after 48 decoded bodies: {} MiB more, later {} MiB",
+        most >> 20,
+        resident(&process).saturating_sub(before) >> 20
+    );
 }
 
 #[tokio::test]

@@ -146,7 +146,9 @@ impl<S: KeyVisitor> Scanner<S> {
 /// A string without escapes, if it is short and text.
 #[inline]
 fn plain(text: &[u8]) -> Option<&str> {
-    if text.len() > STRING_LIMIT || text.iter().any(|byte| *byte < 0x20) {
+    // No early exit: the compiler then checks many bytes at once.
+    let has_control = || text.iter().fold(false, |control, byte| control | (*byte < 0x20));
+    if text.len() > STRING_LIMIT || has_control() {
         return None;
     }
     std::str::from_utf8(text).ok()
