@@ -45,7 +45,7 @@ use crate::{
     api::{self, AdminPlane, DataPlane, Health},
     concurrent::random_source::RandomSource,
     config::{Config, Listen},
-    limits::Shared,
+    limits::LimitsInRedis,
     metering::Statements,
     metrics::Metrics,
     proxy::{DrainTasks, Proxy, SharedState, Tables, Tls, WorkerContext, polls},
@@ -78,7 +78,7 @@ pub struct Running {
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     ledgers: Ledgers,
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<LimitsInRedis>>,
     affinity_store: AffinityStoreThread,
     /// The thread that watches the stored keys runs until this is dropped.
     _keys_watched: mpsc::Sender<()>,

@@ -28,14 +28,14 @@ const LEAST_OUTPUT: u64 = 256;
 
 /// The size of a request body, from which its input tokens are estimated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Size {
+pub struct BodySize {
     /// All bytes.
     pub bytes: u64,
     /// Bytes of encoded files.
     pub encoded: u64,
 }
 
-impl Size {
+impl BodySize {
     /// The lowest input of a request of this size.
     fn least(self) -> u64 {
         self.bytes.saturating_sub(self.encoded) / BYTES as u64 + self.encoded / FILE_BYTES
@@ -146,7 +146,7 @@ impl Default for UsageEstimator {
 
 impl UsageEstimator {
     /// Estimates the input and output tokens of a request with a body of this size.
-    pub(super) fn estimate(&self, body: Size) -> UsageEstimate {
+    pub(super) fn estimate(&self, body: BodySize) -> UsageEstimate {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
         let output = get(&self.output).ceil() as u64;
         UsageEstimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
@@ -201,12 +201,12 @@ mod tests {
     use super::*;
 
     /// A body that consists of an encoded file: its size alone says little.
-    fn file(bytes: u64) -> Size {
-        Size { bytes, encoded: bytes }
+    fn file(bytes: u64) -> BodySize {
+        BodySize { bytes, encoded: bytes }
     }
 
-    fn text(bytes: u64) -> Size {
-        Size { bytes, encoded: 0 }
+    fn text(bytes: u64) -> BodySize {
+        BodySize { bytes, encoded: 0 }
     }
 
     #[test]

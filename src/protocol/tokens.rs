@@ -46,7 +46,8 @@ impl TextTally {
                 }
             }
             let others = rest.iter().zip(earlier_rest).map(|(byte, before)| weight(*byte, *before));
-            self.twelfths += sums.into_iter().chain(others).chain([weight(block[0], before)]).map(u64::from).sum::<u64>();
+            self.twelfths +=
+                sums.into_iter().chain(others).chain([weight(block[0], before)]).map(u64::from).sum::<u64>();
             before = bytes.last().copied().unwrap_or(block[0]);
         }
     }

@@ -34,7 +34,7 @@ use crate::{
         clock::UnixMillis,
         endpoint::{AnswerShape, Endpoint},
     },
-    limits::{Costs, Permit, Size},
+    limits::{BodySize, Costs, Permit},
     routing,
     upstream::headers::TURN_STATE,
 };
@@ -126,13 +126,13 @@ async fn obtain(
 
     // Reserve the estimated usage and its cost.
     if !endpoint.is_free() {
-        let size = Size { bytes: received.rope.len(), encoded: received.encoded };
+        let size = BodySize { bytes: received.rope.len(), encoded: received.encoded };
         let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
         let outcome = settlement.outcome();
         (outcome.estimate, outcome.habit) = (Some(estimate), permit.habit());
         let began = settlement.outcome().id.millis();
         let asked = received.model.as_ref().map(|model| &*model.name);
-        let costs = if permit.asks_for(asked) {
+        let costs = if permit.apply_model_limits(asked) {
             highest_costs(tables, usable_targets(tables, caller, &route, *endpoint), asked, estimate, began)?
         } else {
             Costs::default()

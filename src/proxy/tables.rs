@@ -20,7 +20,7 @@ use crate::{
         clock::{Clock, UnixMillis},
         money::Exchange,
     },
-    limits::{Limits, Meters, Shared},
+    limits::{Limits, LimitsInRedis, Meters},
     metering::Settlement,
     metrics::{Metrics, WorkerMetrics},
     routing::Routes,
@@ -94,7 +94,7 @@ impl SharedState {
     }
 
     /// Lets this process share its limits and budgets with the other replicas from now on.
-    pub fn share_limits(&mut self, shared: Arc<Shared>) {
+    pub fn share_limits(&mut self, shared: Arc<LimitsInRedis>) {
         self.meters.share(shared);
     }
 }
