@@ -8,7 +8,7 @@ use super::{
     endpoint::Endpoint,
     id::RequestId,
     money::Exchange,
-    origin::Kind,
+    origin::ReferenceKind,
     price::Tariff,
     problem::Problem,
     usage::{Habit, Hidden, PolledUsage, Usage, UsageEstimate},
@@ -146,7 +146,7 @@ pub struct Outcome {
     /// The model that the client requested, once the model was found in the configuration.
     pub model: Option<Arc<str>>,
     /// Kind of the reference that pinned the request to an account, if any.
-    pub pinned: Option<Kind>,
+    pub pinned: Option<ReferenceKind>,
     /// The request was sent without its encrypted reasoning, because the account of that reasoning was not available.
     pub stripped: bool,
     /// The model name that was sent upstream.

@@ -14,7 +14,7 @@ use crate::{
     affinity::Recalled,
     domain::{
         endpoint::Endpoint,
-        origin::{Kind, Owner, Reference},
+        origin::{Owner, Reference, ReferenceKind},
         usage::PolledUsage,
     },
     metering::{AT_ONCE, PollAnswer, Polling},
@@ -101,9 +101,9 @@ async fn credential_for<'a>(
         return Some(same);
     }
     // The credential has another name now. The affinity memory knows the account.
-    let reference = Reference::new(Kind::Response, row.response_id.as_bytes());
+    let reference = Reference::new(ReferenceKind::Response, row.response_id.as_bytes());
     let recalled = proxy.origins.recall_all(&[reference], owner, proxy.clock.since_epoch()).await;
-    let origin = recalled.into_iter().find_map(Recalled::anyones)?;
+    let origin = recalled.into_iter().find_map(Recalled::origin_of_any_owner)?;
     all().find(|credential| credential.account_id == origin.account)
 }
 
