@@ -16,7 +16,7 @@ use crate::{
     domain::{
         clock::UnixMillis,
         money::{Currency, Exchange, Money},
-        usage::{Habit, Lesson, UsageEstimate},
+        usage::{AnswerAverages, AnswerSample, UsageEstimate},
     },
 };
 
@@ -82,14 +82,14 @@ impl Permit {
     }
 
     /// The averages of the recent answers to this key for this model: reasoning that did not pass as text, and speed.
-    pub fn habit(&self) -> Habit {
-        self.learner.as_ref().map(|learner| learner.estimator.habit()).unwrap_or_default()
+    pub fn answer_averages(&self) -> AnswerAverages {
+        self.learner.as_ref().map(|learner| learner.estimator.answer_averages()).unwrap_or_default()
     }
 
     /// Adds the answer to the averages of its key and model, from which later requests are estimated.
-    pub fn learn(&self, lesson: Lesson) {
+    pub fn learn(&self, sample: AnswerSample) {
         if let Some(learner) = self.learner.as_ref().filter(|learner| learner.has_output) {
-            learner.estimator.learn_habit(lesson);
+            learner.estimator.add_answer(sample);
         }
     }
 

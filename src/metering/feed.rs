@@ -228,7 +228,7 @@ impl Feed {
     /// Brings all written rows into the database. With `ends`, all writers have stopped.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
         if let Some(database) = &self.database {
-            database.look()?;
+            database.check_file()?;
         }
         if self.database.as_ref().is_none_or(|database| database.is_old(Instant::now())) {
             self.database = None;

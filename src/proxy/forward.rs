@@ -129,7 +129,7 @@ async fn obtain(
         let size = BodySize { bytes: received.rope.len(), encoded: received.encoded };
         let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
         let outcome = settlement.outcome();
-        (outcome.estimate, outcome.habit) = (Some(estimate), permit.habit());
+        (outcome.estimate, outcome.answer_averages) = (Some(estimate), permit.answer_averages());
         let began = settlement.outcome().id.millis();
         let asked = received.model.as_ref().map(|model| &*model.name);
         let costs = if permit.apply_model_limits(asked) {

@@ -41,15 +41,15 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
-            asked = polling.asked.recv(), if calls.len() < AT_ONCE => match asked {
+            request = polling.requests.recv(), if calls.len() < AT_ONCE => match request {
                 Some(row) => drop(calls.spawn(call(Arc::clone(&proxy), row))),
                 // The ledger ended before this task, so no more polls follow.
                 None => std::future::pending().await,
             },
             Some(called) = calls.join_next(), if !calls.is_empty() => {
-                if let Ok(told) = called {
+                if let Ok(result) = called {
                     // The ledger ended. The next start polls again.
-                    let _ = polling.told.send(told);
+                    let _ = polling.results.send(result);
                 }
             }
         }
@@ -57,8 +57,8 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
 }
 
 async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, PollAnswer) {
-    let told = timeout(WITHIN, poll(&proxy, &row)).await.ok().flatten();
-    (row, told.unwrap_or(PollAnswer::Failed))
+    let answer = timeout(WITHIN, poll(&proxy, &row)).await.ok().flatten();
+    (row, answer.unwrap_or(PollAnswer::Failed))
 }
 
 /// Polls one response. `None` = no usable answer.

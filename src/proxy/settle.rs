@@ -48,8 +48,8 @@ impl SettleOnDrop {
         let Some(charged) = self.settlement.charged() else {
             return permit.settle(UsedTokens::Nothing, None, Exchange::default());
         };
-        if let Some(lesson) = charged.lesson {
-            permit.learn(lesson);
+        if let Some(sample) = charged.sample {
+            permit.learn(sample);
         }
         let Usage { input, output, .. } = charged.usage;
         let used = match charged.state {

@@ -100,7 +100,7 @@ impl<'a> Failover<'a> {
         let (mut lease, mut candidate) = self.first().await?;
         let mut model = self.note(&candidate, outgoing);
         // The journal gets the row before the first byte is sent upstream: one row per request, however many attempts follow.
-        let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
+        let down = self.settlement.write_open_row(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
         down.map_err(|_| ApiError::upstream(Problem::LedgerUnavailable))?;
         loop {
             let upstream = candidate.upstream;
