@@ -140,7 +140,7 @@ pub fn start(file_config: Config, origin: Option<ReloadSource>, context: StartCo
             common.spending.wait_until_read(&common.spending.all(), ledger::SPEND_TIMEOUT_AT_START);
         }
         let ledger = ledgers.for_worker();
-        let drains = Arc::new(drains.apart());
+        let drains = Arc::new(drains.for_another_worker());
         let worker_context = WorkerContext {
             ledger: Arc::clone(&ledger),
             drains: Arc::clone(&drains),

@@ -95,7 +95,7 @@ impl ApiError {
     /// Makes this error close the client's connection after the answer, unless the request's `body` was read to its end. The answer
     /// announces the end, so that the client sends no next request into a connection that closes.
     #[must_use]
-    pub fn leaving(self, body: &impl Body) -> Self {
+    pub fn closing_unless_read(self, body: &impl Body) -> Self {
         if body.is_end_stream() { self } else { self.closing() }
     }
 

@@ -162,7 +162,7 @@ async fn obtain(
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == AnswerShape::Completion;
-    let telling_usage = requires_usage.then(|| received.telling_usage()).flatten();
+    let usage_edit = requires_usage.then(|| received.edit_to_report_usage()).flatten();
     let unowned = &unowned;
     let outgoing = OutgoingRequest {
         resource,
@@ -171,7 +171,7 @@ async fn obtain(
         body,
         cuts,
         model,
-        telling_usage,
+        usage_edit,
         owner,
         unowned,
         turn_issuer,

@@ -76,7 +76,7 @@ async fn poll(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     *request.uri_mut() = upstream.uri(&resource, None).ok()?;
     let facts = RequestFacts { has_body: false, owner, turn_issuer: None };
     let wants = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-    *request.headers_mut() = headers::up(&wants, facts, &upstream.config, Some(credential));
+    *request.headers_mut() = headers::for_upstream(&wants, facts, &upstream.config, Some(credential));
     let (head, body) = sender.send(request).await.ok()?.into_parts();
     if matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
         return Some(PollAnswer::Gone);

@@ -104,7 +104,7 @@ impl Streaming {
     /// Returns the edit of the request body that makes the stream report its usage (`include_usage`). `None` if the request has no
     /// stream, if the stream reports its usage already, or if no provider can read its `stream_options`. `has_members`: whether the
     /// object in this range of the body has any members.
-    pub fn telling(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
+    pub fn edit_to_report_usage(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
         let stream = self.stream.as_ref().filter(|stream| stream.value == Value::Bool(true))?;
         let edit = |range, with: &'static str| Some(Edit { range, with: Bytes::from_static(with.as_bytes()) });
         let options = self.options.as_ref();

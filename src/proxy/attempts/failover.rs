@@ -113,7 +113,7 @@ impl<'a> Failover<'a> {
                 Err(failure) => failure,
             };
             if let Some(verdict) = failure.verdict {
-                self.reported.note(verdict);
+                self.reported.remember(verdict);
             }
             let may_go_on = may_go_on && outgoing.presence.is_none_or(ClientPresence::may_continue);
             // Boxed, so that this rare path does not make the future of every request larger.
