@@ -5,20 +5,20 @@
 //! | the caller's, or the caller's group's | pins | leans | leans | pins |
 //! | another owner's | rejects, like an unknown id | rejects | nothing | pins: keys rotate, and the text is the proof |
 //! | never seen | rejects, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
-//! | the store cannot tell | no answer now, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
+//! | the lookup failed | no answer now, or nothing, as `unknown_ids` says | nothing | nothing | nothing |
 //!
 //! A request that leans goes first to its account, where its model has a target there, because the account caches the prompt.
 //! Any account can answer such a request, so a lean never prevents failover. If a history leans to several accounts, as
 //! failover leaves it, no account comes first.
 
 use super::Recalled;
-use crate::domain::origin::Kind;
+use crate::domain::origin::ReferenceKind;
 
 /// A reference (an id of state) in a request, with what the affinity memory knows about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LookedUpReference {
     /// The kind of the object.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// What the upstream does with the reference.
     pub role: ReferenceRole,
     /// The result of the lookup.
@@ -57,7 +57,7 @@ pub enum Decision {
     /// No destination: this reference does not exist for the caller.
     Unknown(usize),
     /// No destination now: a lookup failed, so the owner of a reference is unknown.
-    CannotTell,
+    LookupFailed,
 }
 
 /// The effect of one reference on the destination.
@@ -68,27 +68,27 @@ enum ReferenceEffect {
     Leans(u64),
     Unknown,
     Foreign,
-    CannotTell { foreign: bool },
+    LookupFailed { foreign: bool },
 }
 
 impl LookedUpReference {
     fn effect(&self) -> ReferenceEffect {
-        let bound = matches!(self.kind, Kind::Encrypted | Kind::Prompt);
+        let bound = matches!(self.kind, ReferenceKind::Encrypted | ReferenceKind::Prompt);
         match (self.recalled, self.role) {
-            (recalled, _) if bound => {
-                recalled.anyones().map_or(ReferenceEffect::Nothing, |origin| ReferenceEffect::Pins(origin.account))
-            }
+            (recalled, _) if bound => recalled
+                .origin_of_any_owner()
+                .map_or(ReferenceEffect::Nothing, |origin| ReferenceEffect::Pins(origin.account)),
             (Recalled::Own(origin), ReferenceRole::LookedUp) => ReferenceEffect::Pins(origin.account),
             (Recalled::Own(origin), ReferenceRole::Perhaps | ReferenceRole::Whole) => {
                 ReferenceEffect::Leans(origin.account)
             }
             (Recalled::Own(_), ReferenceRole::Within) | (_, ReferenceRole::Whole) => ReferenceEffect::Nothing,
-            (Recalled::Foreign(_), _) | (Recalled::CannotTell(Some(_)), ReferenceRole::Perhaps) => {
+            (Recalled::Foreign(_), _) | (Recalled::LookupFailed(Some(_)), ReferenceRole::Perhaps) => {
                 ReferenceEffect::Foreign
             }
-            (Recalled::Unknown | Recalled::CannotTell(None), ReferenceRole::Perhaps) => ReferenceEffect::Nothing,
+            (Recalled::Unknown | Recalled::LookupFailed(None), ReferenceRole::Perhaps) => ReferenceEffect::Nothing,
             (Recalled::Unknown, _) => ReferenceEffect::Unknown,
-            (Recalled::CannotTell(others), _) => ReferenceEffect::CannotTell { foreign: others.is_some() },
+            (Recalled::LookupFailed(others), _) => ReferenceEffect::LookupFailed { foreign: others.is_some() },
         }
     }
 }
@@ -114,18 +114,18 @@ pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> 
         |effect| matches!(effect, ReferenceEffect::Nothing | ReferenceEffect::Pins(_) | ReferenceEffect::Leans(_));
     let all_known = || named.iter().all(|named| known(named.effect()));
     let refuses = !all_known() && refuses(pinned.map(|(account, _)| account));
-    let mut cannot_tell = false;
+    let mut lookup_failed = false;
     for (index, named) in named.iter().enumerate() {
         match named.effect() {
             ReferenceEffect::Foreign => return Decision::Unknown(index),
             ReferenceEffect::Unknown if refuses => return Decision::Unknown(index),
             // A reference of another owner is never sent upstream, also while the store fails.
-            ReferenceEffect::CannotTell { foreign } => cannot_tell |= foreign || refuses,
+            ReferenceEffect::LookupFailed { foreign } => lookup_failed |= foreign || refuses,
             _ => {}
         }
     }
     match (pinned, leans.filter(|_| agree)) {
-        _ if cannot_tell => Decision::CannotTell,
+        _ if lookup_failed => Decision::LookupFailed,
         (Some((account, by)), _) => Decision::Pinned { account, by },
         (None, Some(account)) => Decision::Leaning(account),
         (None, None) => Decision::Free,
@@ -134,13 +134,20 @@ pub fn decide(named: &[LookedUpReference], refuses: impl FnOnce(Option<u64>) -> 
 
 #[cfg(test)]
 mod tests {
-    use Decision::{CannotTell, Conflict, Free, Leaning, Pinned, Unknown};
+    use Decision::{Conflict, Free, Leaning, LookupFailed, Pinned, Unknown};
 
     use super::*;
     use crate::domain::origin::{Origin, Owner};
 
-    const REFUSING: [Kind; 7] =
-        [Kind::Response, Kind::Conversation, Kind::Item, Kind::File, Kind::VectorStore, Kind::Container, Kind::Skill];
+    const REFUSING: [ReferenceKind; 7] = [
+        ReferenceKind::Response,
+        ReferenceKind::Conversation,
+        ReferenceKind::Item,
+        ReferenceKind::File,
+        ReferenceKind::VectorStore,
+        ReferenceKind::Container,
+        ReferenceKind::Skill,
+    ];
 
     fn origin(account: u64) -> Origin {
         Origin { account, owner: Owner::new("somebody", None) }
@@ -150,11 +157,11 @@ mod tests {
         Recalled::Own(origin(account))
     }
 
-    fn named(kind: Kind, role: ReferenceRole, recalled: Recalled) -> LookedUpReference {
+    fn named(kind: ReferenceKind, role: ReferenceRole, recalled: Recalled) -> LookedUpReference {
         LookedUpReference { kind, role, recalled }
     }
 
-    fn looked_up(kind: Kind, recalled: Recalled) -> LookedUpReference {
+    fn looked_up(kind: ReferenceKind, recalled: Recalled) -> LookedUpReference {
         named(kind, ReferenceRole::LookedUp, recalled)
     }
 
@@ -166,15 +173,15 @@ mod tests {
     #[test]
     fn each_reference_has_the_effect_that_the_table_names() {
         let foreign = Recalled::Foreign(origin(7));
-        let (away, away_foreign) = (Recalled::CannotTell(None), Recalled::CannotTell(Some(origin(7))));
+        let (away, away_foreign) = (Recalled::LookupFailed(None), Recalled::LookupFailed(Some(origin(7))));
         let pinned = Pinned { account: 7, by: 0 };
         for kind in REFUSING {
             for (recalled, expected) in [
                 (own(7), [pinned; 2]),
                 (foreign, [Unknown(0); 2]),
                 (Recalled::Unknown, [Unknown(0), Free]),
-                (away, [CannotTell, Free]),
-                (away_foreign, [CannotTell; 2]),
+                (away, [LookupFailed, Free]),
+                (away_foreign, [LookupFailed; 2]),
             ] {
                 assert_eq!(both(&[looked_up(kind, recalled)]), expected, "{kind:?} {recalled:?}");
                 let within = if recalled == own(7) { [Free; 2] } else { expected };
@@ -184,8 +191,8 @@ mod tests {
                 // A value that may be a reference is refused only if it is known to be another owner's.
                 let perhaps = match recalled {
                     Recalled::Own(_) => Leaning(7),
-                    Recalled::Foreign(_) | Recalled::CannotTell(Some(_)) => Unknown(0),
-                    Recalled::Unknown | Recalled::CannotTell(None) => Free,
+                    Recalled::Foreign(_) | Recalled::LookupFailed(Some(_)) => Unknown(0),
+                    Recalled::Unknown | Recalled::LookupFailed(None) => Free,
                 };
                 assert_eq!(
                     both(&[named(kind, ReferenceRole::Perhaps, recalled)]),
@@ -194,7 +201,7 @@ mod tests {
                 );
             }
         }
-        for kind in [Kind::Encrypted, Kind::Prompt] {
+        for kind in [ReferenceKind::Encrypted, ReferenceKind::Prompt] {
             for (recalled, expected) in
                 [(own(7), pinned), (foreign, pinned), (away_foreign, pinned), (Recalled::Unknown, Free), (away, Free)]
             {
@@ -206,34 +213,35 @@ mod tests {
 
     #[test]
     fn references_agree_on_an_account_or_conflict() {
-        let unknown = looked_up(Kind::File, Recalled::Unknown);
+        let unknown = looked_up(ReferenceKind::File, Recalled::Unknown);
         let all = [
-            named(Kind::Item, ReferenceRole::Whole, Recalled::Unknown),
-            looked_up(Kind::Response, own(1)),
-            named(Kind::Item, ReferenceRole::Within, own(2)),
-            named(Kind::Item, ReferenceRole::Whole, Recalled::Foreign(origin(2))),
-            looked_up(Kind::Encrypted, own(1)),
+            named(ReferenceKind::Item, ReferenceRole::Whole, Recalled::Unknown),
+            looked_up(ReferenceKind::Response, own(1)),
+            named(ReferenceKind::Item, ReferenceRole::Within, own(2)),
+            named(ReferenceKind::Item, ReferenceRole::Whole, Recalled::Foreign(origin(2))),
+            looked_up(ReferenceKind::Encrypted, own(1)),
         ];
         assert_eq!(both(&all), [Pinned { account: 1, by: 1 }; 2]);
-        for other in [Kind::File, Kind::Encrypted] {
+        for other in [ReferenceKind::File, ReferenceKind::Encrypted] {
             let with = [&all[..], &[unknown, looked_up(other, own(2))]].concat();
             assert_eq!(both(&with), [Conflict(1, 6); 2]);
         }
         // Complete items agree with any account.
-        let whole = |account| named(Kind::Item, ReferenceRole::Whole, own(account));
+        let whole = |account| named(ReferenceKind::Item, ReferenceRole::Whole, own(account));
         let with = [&all[..], &[whole(2)]].concat();
         assert_eq!(both(&with), [Pinned { account: 1, by: 1 }; 2]);
         assert_eq!(both(&[whole(2), whole(2)]), [Leaning(2); 2]);
         assert_eq!(both(&[whole(2), whole(1), whole(2)]), [Free; 2]);
         assert_eq!(both(&[whole(2), unknown]), [Unknown(1), Leaning(2)]);
         // One that does not exist says more than what cannot be known.
-        let with = [looked_up(Kind::File, Recalled::CannotTell(None)), unknown];
+        let with = [looked_up(ReferenceKind::File, Recalled::LookupFailed(None)), unknown];
         assert_eq!(both(&with), [Unknown(1), Free]);
     }
 
     #[test]
     fn refusal_of_unknown_references_depends_on_the_pinned_account() {
-        let (known, unknown) = (looked_up(Kind::Response, own(1)), looked_up(Kind::File, Recalled::Unknown));
+        let (known, unknown) =
+            (looked_up(ReferenceKind::Response, own(1)), looked_up(ReferenceKind::File, Recalled::Unknown));
         let goes = |all: &[LookedUpReference]| decide(all, |account| account == Some(1));
         assert_eq!(goes(&[known, unknown]), Unknown(1));
         assert_eq!(goes(&[unknown]), Free);

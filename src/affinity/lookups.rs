@@ -188,10 +188,10 @@ impl KeyQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::origin::{Kind, Origin, Owner};
+    use crate::domain::origin::{Origin, Owner, ReferenceKind};
 
     fn reference(number: usize) -> Reference {
-        Reference::new(Kind::Response, &number.to_be_bytes())
+        Reference::new(ReferenceKind::Response, &number.to_be_bytes())
     }
 
     fn entry(reference: Reference) -> Option<StoredOrigin> {

@@ -211,7 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::origin::Kind;
+    use crate::domain::origin::ReferenceKind;
 
     const DAY: u32 = 86_400;
 
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn reference(number: u64) -> Reference {
-        Reference::new(Kind::Response, &number.to_be_bytes())
+        Reference::new(ReferenceKind::Response, &number.to_be_bytes())
     }
 
     fn origin(account: u64, key: &str, group: Option<&str>) -> Origin {

@@ -89,15 +89,15 @@ pub enum Recalled {
     Unknown,
     /// The store could not be read. An origin from memory belongs to another owner here. The caller must see no difference to
     /// any other failed lookup.
-    CannotTell(Option<Origin>),
+    LookupFailed(Option<Origin>),
 }
 
 impl Recalled {
     /// Returns account and owner of an id, whoever owns it: `encrypted_content` is bound to its account and not to a key.
-    pub fn anyones(self) -> Option<Origin> {
+    pub fn origin_of_any_owner(self) -> Option<Origin> {
         match self {
-            Self::Own(origin) | Self::Foreign(origin) | Self::CannotTell(Some(origin)) => Some(origin),
-            Self::Unknown | Self::CannotTell(None) => None,
+            Self::Own(origin) | Self::Foreign(origin) | Self::LookupFailed(Some(origin)) => Some(origin),
+            Self::Unknown | Self::LookupFailed(None) => None,
         }
     }
 
@@ -115,7 +115,7 @@ impl Recalled {
             Self::Own(_) => LookupResult::Own,
             Self::Foreign(_) => LookupResult::Foreign,
             Self::Unknown => LookupResult::Unknown,
-            Self::CannotTell(_) => LookupResult::CannotTell,
+            Self::LookupFailed(_) => LookupResult::LookupFailed,
         }
     }
 }
@@ -267,7 +267,7 @@ impl AffinityMemory {
                 others => {
                     asked.push((index, *reference));
                     asked.extend(self.owner_reference(*reference, by).map(|owner_reference| (index, owner_reference)));
-                    Recalled::CannotTell(others)
+                    Recalled::LookupFailed(others)
                 }
             });
         }
@@ -340,7 +340,7 @@ impl AffinityMemory {
             self.memory.take(reference, entry);
         }
         // An entry that is only in memory was not written yet.
-        Recalled::of(stored.map(|entry| entry.origin).or_else(|| known.anyones()), by)
+        Recalled::of(stored.map(|entry| entry.origin).or_else(|| known.origin_of_any_owner()), by)
     }
 
     /// Whether the affinity store is slow or fails for all requests, and gets no lookups.
@@ -421,11 +421,11 @@ impl WriteQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::origin::Kind;
+    use crate::domain::origin::ReferenceKind;
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_file_is_waited_for_and_a_slow_server_is_not() {
-        for (shared, expected) in [(false, LookupResult::Own), (true, LookupResult::CannotTell)] {
+        for (shared, expected) in [(false, LookupResult::Own), (true, LookupResult::LookupFailed)] {
             let settings =
                 config::AffinitySettings { ttl: Duration::from_secs(60), max_entries: 10, shared, unknown_ids: None };
             let origins = AffinityMemory::new(&settings, shared, Arc::default());
@@ -436,7 +436,7 @@ mod tests {
                 let entry = StoredOrigin { origin: Origin { account: 1, owner }, used_s: 1 };
                 origins.lookups.answer(batch, vec![Some(entry)]);
             };
-            let named = [Reference::new(Kind::Response, b"resp_1")];
+            let named = [Reference::new(ReferenceKind::Response, b"resp_1")];
             let (recalled, ()) = tokio::join!(origins.recall_all(&named, owner, Duration::from_secs(2)), store);
             assert_eq!(recalled[0].found(), expected);
         }

@@ -84,7 +84,7 @@ impl Client for DisconnectRecord {
     }
 
     fn for_stream(&self) -> Arc<dyn Client> {
-        Arc::new(self.of_part())
+        Arc::new(self.for_request())
     }
 }
 

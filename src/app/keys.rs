@@ -132,7 +132,7 @@ impl StoredKeys {
         let reading = async {
             let database = match &mut self.database {
                 Some(database) => {
-                    database.look()?;
+                    database.check_file()?;
                     if !unread && database.revision().await? == known.revision {
                         return Ok(None);
                     }

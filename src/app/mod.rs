@@ -45,7 +45,7 @@ use crate::{
     api::{self, AdminPlane, DataPlane, Health},
     concurrent::random_source::RandomSource,
     config::{Config, Listen},
-    limits::Shared,
+    limits::LimitsInRedis,
     metering::Statements,
     metrics::Metrics,
     proxy::{DrainTasks, Proxy, SharedState, Tables, Tls, WorkerContext, polls},
@@ -78,7 +78,7 @@ pub struct Running {
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     ledgers: Ledgers,
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<LimitsInRedis>>,
     affinity_store: AffinityStoreThread,
     /// The thread that watches the stored keys runs until this is dropped.
     _keys_watched: mpsc::Sender<()>,
@@ -140,7 +140,7 @@ pub fn start(file_config: Config, origin: Option<ReloadSource>, context: StartCo
             common.spending.wait_until_read(&common.spending.all(), ledger::SPEND_TIMEOUT_AT_START);
         }
         let ledger = ledgers.for_worker();
-        let drains = Arc::new(drains.apart());
+        let drains = Arc::new(drains.for_another_worker());
         let worker_context = WorkerContext {
             ledger: Arc::clone(&ledger),
             drains: Arc::clone(&drains),

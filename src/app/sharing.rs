@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{StartContext, StartError};
 use crate::{
     config::Config,
-    limits::{Identity, Shared},
+    limits::{Identity, LimitsInRedis},
     metrics::Metrics,
     proxy::SharedState,
 };
@@ -17,18 +17,18 @@ pub(super) fn start(
     origin: &Arc<str>,
     metrics: &Metrics,
     common: &mut SharedState,
-) -> Result<Option<Arc<Shared>>, StartError> {
+) -> Result<Option<Arc<LimitsInRedis>>, StartError> {
     let Some(sharing) = &config.sharing else { return Ok(None) };
     let identity = Identity { process: context.random_bytes.bytes()?, origin: Arc::clone(origin), redis_clock: None };
     let (spending, status) = (Arc::clone(&common.spending), Arc::clone(&metrics.sharing));
-    let shared = Arc::new(Shared::start(sharing, identity, spending, status).map_err(StartError::Thread)?);
+    let shared = Arc::new(LimitsInRedis::start(sharing, identity, spending, status).map_err(StartError::Thread)?);
     common.share_limits(Arc::clone(&shared));
     Ok(Some(shared))
 }
 
 /// Ends the sharing of limits with other replicas: sends the last settled amounts to Redis. The caller makes sure that no request
 /// takes a reservation any more.
-pub(super) fn end(shared: Option<&Shared>) {
+pub(super) fn end(shared: Option<&LimitsInRedis>) {
     if let Some(shared) = shared {
         shared.end();
     }

@@ -189,7 +189,7 @@ impl Counter {
     }
 
     /// Returns the thresholds that the spend of the budget reached since the last call, each with the size of the budget and the spend.
-    pub(super) fn take_crossed(&self) -> Vec<(u64, u64, u64)> {
+    pub(super) fn take_reached_thresholds(&self) -> Vec<(u64, u64, u64)> {
         let mut state = self.lock();
         let (limit, spent, warned) = (state.limit, state.spent(), state.warned);
         let reached =

@@ -20,7 +20,7 @@ pub use windows::Windows;
 
 use crate::domain::{
     money::Exchange,
-    spending::{BudgetKey, Crossed, Span},
+    spending::{BudgetKey, Span, ThresholdReached},
 };
 
 /// The counters of all budgets of keys and groups. All workers share them, and a reload keeps them.
@@ -34,7 +34,7 @@ pub struct Spending {
     ledger: AtomicBool,
     /// Wakes requests and threads that wait for the ledger to be read.
     ledger_read: (Notify, Condvar),
-    crossings: Mutex<Vec<mpsc::Sender<Crossed>>>,
+    reached_thresholds: Mutex<Vec<mpsc::Sender<ThresholdReached>>>,
 }
 
 /// A counter is kept for a day after its window, in milliseconds: for requests that began in the window.
@@ -84,8 +84,8 @@ impl Spending {
     }
 
     /// Records whether the last reading of the ledger for the budgets succeeded, and wakes everybody who waits for it.
-    pub fn ledger_answers(&self, answers: bool) {
-        self.ledger.store(answers, Ordering::Release);
+    pub fn set_ledger_readable(&self, is_readable: bool) {
+        self.ledger.store(is_readable, Ordering::Release);
         self.ledger_read.0.notify_waiters();
         // A thread that checks its counters holds the lock: it cannot miss this.
         drop(self.lock());
@@ -108,18 +108,18 @@ impl Spending {
     }
 
     /// Returns a channel that receives every budget whose spend reaches a warning threshold, once for each window and threshold.
-    pub fn subscribe(&self) -> mpsc::Receiver<Crossed> {
+    pub fn subscribe(&self) -> mpsc::Receiver<ThresholdReached> {
         let (sender, receiver) = mpsc::channel();
-        self.crossings.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.reached_thresholds.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         receiver
     }
 
     /// Returns the budgets whose spend reached a warning threshold since the last call. [Subscribers](Self::subscribe) receive them too.
-    pub fn take_crossed(&self) -> Vec<Crossed> {
+    pub fn take_reached_thresholds(&self) -> Vec<ThresholdReached> {
         let mut all = Vec::new();
         for (budget, counter) in self.all() {
-            let of_it = counter.take_crossed().into_iter();
-            all.extend(of_it.map(|(threshold, limit, spent)| Crossed {
+            let of_it = counter.take_reached_thresholds().into_iter();
+            all.extend(of_it.map(|(threshold, limit, spent)| ThresholdReached {
                 budget: budget.clone(),
                 threshold,
                 limit,
@@ -127,8 +127,8 @@ impl Spending {
             }));
         }
         if !all.is_empty() {
-            let mut listeners = self.crossings.lock().unwrap_or_else(PoisonError::into_inner);
-            listeners.retain(|listener| all.iter().all(|crossed| listener.send(crossed.clone()).is_ok()));
+            let mut listeners = self.reached_thresholds.lock().unwrap_or_else(PoisonError::into_inner);
+            listeners.retain(|listener| all.iter().all(|reached| listener.send(reached.clone()).is_ok()));
         }
         all
     }
@@ -139,7 +139,7 @@ impl Spending {
     }
 
     /// Sets the exchange rate by which spend is counted in a budget of the other currency.
-    pub fn exchange_by(&self, exchange: Exchange) {
+    pub fn set_exchange(&self, exchange: Exchange) {
         *self.exchange.lock().unwrap_or_else(PoisonError::into_inner) = exchange;
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let today = spending.counter(budget(100), since);
         assert!(today.is_usable(), "nothing is spent in it yet");
         today.ledger_shows(sums(40), 0);
-        spending.ledger_answers(true);
+        spending.set_ledger_readable(true);
         // The clock is set ahead.
         let then = spending.counter(budget(129), since);
         assert!(then.is_usable() && spending.is_usable(&then).await);
@@ -194,7 +194,7 @@ mod tests {
         let (read, ()) = tokio::join!(spending.is_usable(&again), async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             again.ledger_shows(sums(40), 0);
-            spending.ledger_answers(true);
+            spending.set_ledger_readable(true);
         });
         assert!(read && again.is_usable());
         assert_eq!((again.spent(), again.reserve(40, 1, 1)), (40, Err(BudgetRefusal::Spent)));
@@ -203,7 +203,7 @@ mod tests {
         let slow = spending.counter(budget(110), 110 * DAY + 5);
         let began = tokio::time::Instant::now();
         assert!(!spending.is_usable(&slow).await && began.elapsed() == READ_WITHIN);
-        spending.ledger_answers(false);
+        spending.set_ledger_readable(false);
         assert!(spending.is_usable(&slow).await);
         assert_eq!(spending.current(200 * DAY).len(), 3);
     }
@@ -217,8 +217,8 @@ mod tests {
         counter.set_thresholds(100, &[UNIT / 10 * 8, UNIT, UNIT / 2]);
         let percents = |spent: u64| {
             counter.settle(0, spent);
-            let crossed = spending.take_crossed();
-            crossed.iter().map(|crossed| (crossed.threshold / (UNIT / 100), crossed.spent)).collect::<Vec<_>>()
+            let reached = spending.take_reached_thresholds();
+            reached.iter().map(|reached| (reached.threshold / (UNIT / 100), reached.spent)).collect::<Vec<_>>()
         };
         assert_eq!(percents(49), []);
         assert_eq!(percents(1), [(50, 50)]);
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(percents(30), [(80, 109), (100, 109)]);
         assert_eq!(percents(500), []);
         assert_eq!(
-            heard.try_iter().map(|crossed| crossed.threshold).collect::<Vec<_>>(),
+            heard.try_iter().map(|reached| reached.threshold).collect::<Vec<_>>(),
             [UNIT / 2, UNIT / 10 * 8, UNIT]
         );
         // The next window, of which an earlier process has given a warning.
@@ -234,12 +234,12 @@ mod tests {
         next.set_thresholds(100, &[UNIT / 10 * 8, UNIT]);
         next.restore(0, 0, UNIT / 10 * 8);
         next.settle(0, 100);
-        assert_eq!(spending.take_crossed().len(), 1);
+        assert_eq!(spending.take_reached_thresholds().len(), 1);
         assert_eq!(next.warned(), UNIT);
         // The budget grew, and shrank again.
         next.set_thresholds(1000, &[UNIT / 10 * 8, UNIT]);
         next.set_thresholds(10, &[UNIT / 10 * 8, UNIT]);
-        assert_eq!(spending.take_crossed(), []);
+        assert_eq!(spending.take_reached_thresholds(), []);
     }
 
     proptest! {
@@ -253,9 +253,9 @@ mod tests {
             for step in steps {
                 counter.settle(0, step);
                 spent += step;
-                for crossed in spending.take_crossed() {
-                    prop_assert!(u128::from(crossed.spent) * u128::from(UNIT) >= u128::from(crossed.threshold) * u128::from(limit));
-                    reported.push(crossed.threshold);
+                for reached in spending.take_reached_thresholds() {
+                    prop_assert!(u128::from(reached.spent) * u128::from(UNIT) >= u128::from(reached.threshold) * u128::from(limit));
+                    reported.push(reached.threshold);
                 }
                 let mut due: Vec<u64> =
                     parts.iter().copied().filter(|part| u128::from(spent) * u128::from(UNIT) >= u128::from(*part) * u128::from(limit)).collect();

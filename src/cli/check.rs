@@ -17,7 +17,7 @@ pub(super) fn run(source: &Source) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    let tables = match Tables::at_rest(&config) {
+    let tables = match Tables::for_commands(&config) {
         Ok(tables) => tables,
         Err(error) => {
             output::fail(error);

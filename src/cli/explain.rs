@@ -31,7 +31,9 @@ pub(super) fn run(source: &Source, question: ExplainQuery) -> ExitCode {
         Ok((_, text)) => output::fail(text.trim_end()),
         Err(why) => match known.faults {
             Some(report) => {
-                output::note(format_args!("{why}, and the configuration has faults, so it cannot answer either:"));
+                output::print_remark(format_args!(
+                    "{why}, and the configuration has faults, so it cannot answer either:"
+                ));
                 output::refuse(&report)
             }
             None => offline(&config, &question, &why),
@@ -48,7 +50,7 @@ fn ask(config: &Config, question: &ExplainQuery) -> Result<(StatusCode, String),
 }
 
 fn offline(config: &Config, question: &ExplainQuery, why: &str) -> ExitCode {
-    let tables = match Tables::at_rest(config) {
+    let tables = match Tables::for_commands(config) {
         Ok(tables) => tables,
         Err(error) => return output::fail(error),
     };

@@ -181,7 +181,7 @@ impl KeyStore {
         };
         store.database.close().await;
         if done.is_ok() && matches!(command, Command::Create(_)) {
-            output::note(made_in(&place, is_new));
+            output::print_remark(made_in(&place, is_new));
         }
         done
     }
@@ -252,7 +252,7 @@ impl KeyStore {
         self.change(KeyChange::Create(&key)).await?;
         if !audit.is_empty() {
             let name = &key.name;
-            output::note(format!(
+            output::print_remark(format!(
                 "an earlier key had the name {name}: the new key inherits its spend and its stored responses"
             ));
         }

@@ -16,12 +16,12 @@ pub(super) fn print(text: impl Display) {
 
 /// Prints why a command failed to standard error, and returns the exit code of a failure.
 pub(super) fn fail(text: impl Display) -> ExitCode {
-    note(text);
+    print_remark(text);
     ExitCode::FAILURE
 }
 
 /// Prints a remark for people to standard error, so that standard output has only the result of the command.
-pub(super) fn note(text: impl Display) {
+pub(super) fn print_remark(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "tidegate: {text}");
 }
 
@@ -51,7 +51,7 @@ pub(super) fn load_known(source: &Source, part: ConfigPart) -> Result<PartialCon
             ConfigPart::Store => "[store] and `data_dir`",
             ConfigPart::Listeners => "the addresses of [server]",
         };
-        note(format_args!(
+        print_remark(format_args!(
             "{source} has {count} {faults}, which `tidegate check` shows. This command continues, because it needs only {used}."
         ));
     }

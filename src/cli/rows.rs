@@ -59,7 +59,7 @@ fn json(row: &SqlRow) -> Value {
         Cell::None => Value::Null,
         Cell::Text(text) => json!(text),
         Cell::Count(count) => json!(count),
-        Cell::Time(millis) => json!(time::written(*millis)),
+        Cell::Time(millis) => json!(time::format_moment(*millis)),
         Cell::Amount(nano) => json!(decimal(*nano)),
         Cell::Flag(flag) => json!(flag),
     };
@@ -72,7 +72,7 @@ fn csv(row: &SqlRow) -> String {
         Cell::None => String::new(),
         Cell::Text(text) => quoted(text),
         Cell::Count(count) => count.to_string(),
-        Cell::Time(millis) => time::written(*millis),
+        Cell::Time(millis) => time::format_moment(*millis),
         Cell::Amount(nano) => decimal(*nano),
         Cell::Flag(flag) => flag.to_string(),
     };

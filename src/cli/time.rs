@@ -73,7 +73,7 @@ pub(super) fn millis(time: Duration) -> u64 {
 }
 
 /// Formats a moment (milliseconds since 1970-01-01 UTC) for people and programs: `2026-11-01T00:00:00Z`.
-pub(super) fn written(millis: u64) -> String {
+pub(super) fn format_moment(millis: u64) -> String {
     let moment = i64::try_from(millis).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     moment.map_or_else(|| "never".to_owned(), |moment| moment.to_string())
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::mpsc;
 
-use crate::domain::alert::Raised;
+use crate::domain::alert::QueuedAlert;
 
 /// Counters of the alerts that Tidegate delivered to the operator's webhook, could not deliver, or dropped.
 #[derive(Debug, Default)]
@@ -23,20 +23,20 @@ pub struct AlertDeliveryStatus {
 /// The queue into which code puts an alert for the operator's webhook. Raising an alert never waits.
 #[derive(Clone, Debug)]
 pub struct Alerts {
-    queue: mpsc::Sender<Raised>,
+    queue: mpsc::Sender<QueuedAlert>,
     status: Arc<AlertDeliveryStatus>,
 }
 
 impl Alerts {
     /// Makes a queue for at most `size` alerts. Returns the queue and its other end, from which the alerts are delivered.
-    pub fn new(size: usize, status: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<Raised>) {
-        let (queue, raised) = mpsc::channel(size);
-        (Self { queue, status }, raised)
+    pub fn new(size: usize, status: Arc<AlertDeliveryStatus>) -> (Self, mpsc::Receiver<QueuedAlert>) {
+        let (queue, receiver) = mpsc::channel(size);
+        (Self { queue, status }, receiver)
     }
 
     /// Puts an alert into the queue. If the queue is full, counts the alert as dropped. Returns whether the alert is in the queue.
-    pub fn raise(&self, raised: Raised) -> bool {
-        let is_queued = self.queue.try_send(raised).is_ok();
+    pub fn raise(&self, queued: QueuedAlert) -> bool {
+        let is_queued = self.queue.try_send(queued).is_ok();
         if !is_queued {
             self.status.dropped.fetch_add(1, Ordering::Relaxed);
         }

@@ -71,7 +71,7 @@ pub struct Config {
 impl Config {
     /// Returns a copy of the configuration that shares no text with it, so that threads do not write to the same reference counts.
     #[must_use]
-    pub fn apart(&self) -> Self {
+    pub fn clone_without_shared_text(&self) -> Self {
         let mut copy = self.clone();
         for upstream in &mut copy.upstreams {
             own(&mut upstream.name);

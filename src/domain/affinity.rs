@@ -11,12 +11,12 @@ pub enum LookupResult {
     /// No replica learned the reference, or the entry has expired.
     Unknown,
     /// The store could not be read.
-    CannotTell,
+    LookupFailed,
 }
 
 impl LookupResult {
     /// All results that the lookup of a reference can have.
-    pub const ALL: [Self; 4] = [Self::Own, Self::Foreign, Self::Unknown, Self::CannotTell];
+    pub const ALL: [Self; 4] = [Self::Own, Self::Foreign, Self::Unknown, Self::LookupFailed];
 
     /// The fixed name of the result of a lookup, such as `own` or `foreign`: metric label `result`.
     pub const fn name(self) -> &'static str {
@@ -24,7 +24,7 @@ impl LookupResult {
             Self::Own => "own",
             Self::Foreign => "foreign",
             Self::Unknown => "unknown",
-            Self::CannotTell => "cannot_tell",
+            Self::LookupFailed => "cannot_tell",
         }
     }
 }
@@ -40,7 +40,7 @@ pub enum PlacementResult {
     /// The request names state that does not exist for its key.
     Refused,
     /// Tidegate cannot know now whether the state exists.
-    CannotTell,
+    LookupFailed,
     /// The request names state in several accounts.
     Conflict,
     /// The account of the state is no longer configured.
@@ -58,7 +58,7 @@ impl PlacementResult {
         Self::Pinned,
         Self::Free,
         Self::Refused,
-        Self::CannotTell,
+        Self::LookupFailed,
         Self::Conflict,
         Self::Lost,
         Self::Unavailable,
@@ -71,7 +71,7 @@ impl PlacementResult {
             Self::Pinned => "pinned",
             Self::Free => "free",
             Self::Refused => "refused",
-            Self::CannotTell => "cannot_tell",
+            Self::LookupFailed => "cannot_tell",
             Self::Conflict => "conflict",
             Self::Lost => "lost",
             Self::Unavailable => "unavailable",

@@ -66,7 +66,7 @@ pub struct Alert {
 
 /// An alert that waits for delivery to the operator's webhook, with its id and time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Raised {
+pub struct QueuedAlert {
     /// The same id for each delivery, so that a receiver can recognise a repeated alert.
     pub id: String,
     /// The time at which the alert was raised, in milliseconds since 1970-01-01 UTC.

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::origin::Kind;
+use super::origin::ReferenceKind;
 
 /// A group of API endpoints, such as all below `/responses`. The setting `surface` lists the groups that an upstream has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -286,9 +286,13 @@ impl<'a> Resource<'a> {
     }
 
     /// The ids in the path of a request with the kind of object that each id names, in the order of the path.
-    pub fn names(&self) -> impl Iterator<Item = (Kind, &'a str)> {
-        let first = if self.endpoint.surface() == Surface::Responses { Kind::Response } else { Kind::Conversation };
-        [first, Kind::Item].into_iter().zip(self.ids())
+    pub fn names(&self) -> impl Iterator<Item = (ReferenceKind, &'a str)> {
+        let first = if self.endpoint.surface() == Surface::Responses {
+            ReferenceKind::Response
+        } else {
+            ReferenceKind::Conversation
+        };
+        [first, ReferenceKind::Item].into_iter().zip(self.ids())
     }
 
     /// Appends the path for the upstream to `into`. The path is built from the table of endpoints and the ids, never copied from

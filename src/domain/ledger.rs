@@ -13,7 +13,7 @@ use super::{
     outcome::{AttemptResult, EndReason, Outcome},
     price::{Bill, Parts, Price},
     problem::Problem,
-    usage::{MAX_TOKENS, PACE, PolledUsage, THOUGHT, Usage, UsageEstimate},
+    usage::{DEFAULT_REASONING_TOKENS, DEFAULT_TOKENS_PER_SECOND, MAX_TOKENS, PolledUsage, Usage, UsageEstimate},
 };
 
 /// How much of the usage and the cost of a request is known. The names are fixed: column `state`, metric label.
@@ -346,7 +346,7 @@ fn usage_with_estimates(outcome: &Outcome) -> Usage {
 /// Estimates the output tokens of billed reasoning that did not pass as text and was not reported: by the size of encrypted
 /// reasoning, by the time that it took, and by recent answers of the key and model. Returns the largest, as each can be too low.
 fn hidden(outcome: &Outcome) -> u64 {
-    let Outcome { usage, hidden, habit, thought_for, .. } = outcome;
+    let Outcome { usage, hidden, answer_averages, thought_for, .. } = outcome;
     let answers = outcome.whole || (outcome.streamed && (outcome.text_tokens > 0 || hidden.thinks));
     let is_reported = usage.output.is_some_and(|output| output > 0);
     if is_reported
@@ -358,10 +358,11 @@ fn hidden(outcome: &Outcome) -> u64 {
     }
     let sealed = hidden.sealed.unwrap_or_default();
     if !hidden.thinks {
-        return sealed.max(habit.hidden);
+        return sealed.max(answer_averages.hidden);
     }
-    let in_time = thought_for.as_millis() * u128::from(habit.pace.unwrap_or(PACE)) / 1000;
-    let usual = habit.thought.unwrap_or(if sealed > 0 { 0 } else { THOUGHT });
+    let speed = answer_averages.tokens_per_second.unwrap_or(DEFAULT_TOKENS_PER_SECOND);
+    let in_time = thought_for.as_millis() * u128::from(speed) / 1000;
+    let usual = answer_averages.reasoning.unwrap_or(if sealed > 0 { 0 } else { DEFAULT_REASONING_TOKENS });
     sealed.max(usual).max(u64::try_from(in_time).unwrap_or(u64::MAX)).min(MAX_TOKENS)
 }
 

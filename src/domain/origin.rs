@@ -8,7 +8,7 @@ use super::random;
 /// the number of one kind for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum ReferenceKind {
     /// A response: `resp_…`.
     Response = 1,
     /// A conversation: `conv_…`.
@@ -33,7 +33,7 @@ pub enum Kind {
     Opaque = 11,
 }
 
-impl Kind {
+impl ReferenceKind {
     /// The fixed name of the kind of object that a reference names, such as `response`: log field `pinned`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,7 +59,7 @@ pub struct Reference(pub [u8; 16]);
 
 impl Reference {
     /// Computes the reference (a hash) of an id whose text is in memory as a whole.
-    pub fn new(kind: Kind, text: &[u8]) -> Self {
+    pub fn new(kind: ReferenceKind, text: &[u8]) -> Self {
         let mut hash = ReferenceHash::new(kind);
         hash.update(text);
         hash.end()
@@ -90,7 +90,7 @@ pub struct ReferenceHash(Sha256);
 
 impl ReferenceHash {
     /// Starts the hash of an id of this kind, before the first piece of its text.
-    pub fn new(kind: Kind) -> Self {
+    pub fn new(kind: ReferenceKind) -> Self {
         Self(Sha256::new_with_prefix([kind as u8]))
     }
 
@@ -148,13 +148,13 @@ mod tests {
 
     #[test]
     fn a_reference_depends_on_kind_and_text_and_not_on_how_the_text_is_split() {
-        let whole = Reference::new(Kind::Response, b"resp_1");
-        let mut pieces = ReferenceHash::new(Kind::Response);
+        let whole = Reference::new(ReferenceKind::Response, b"resp_1");
+        let mut pieces = ReferenceHash::new(ReferenceKind::Response);
         pieces.update(b"resp");
         pieces.update(b"_1");
         assert_eq!(pieces.end(), whole);
-        assert_ne!(Reference::new(Kind::Item, b"resp_1"), whole);
-        assert_ne!(Reference::new(Kind::Response, b"resp_2"), whole);
+        assert_ne!(Reference::new(ReferenceKind::Item, b"resp_1"), whole);
+        assert_ne!(Reference::new(ReferenceKind::Response, b"resp_2"), whole);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use super::{
     endpoint::Endpoint,
     id::RequestId,
     money::Exchange,
-    origin::Kind,
+    origin::ReferenceKind,
     price::Tariff,
     problem::Problem,
-    usage::{Habit, Hidden, PolledUsage, Usage, UsageEstimate},
+    usage::{AnswerAverages, HiddenReasoning, PolledUsage, Usage, UsageEstimate},
 };
 
 /// Why a request ended. The names are fixed: log field `end`, metric label.
@@ -146,7 +146,7 @@ pub struct Outcome {
     /// The model that the client requested, once the model was found in the configuration.
     pub model: Option<Arc<str>>,
     /// Kind of the reference that pinned the request to an account, if any.
-    pub pinned: Option<Kind>,
+    pub pinned: Option<ReferenceKind>,
     /// The request was sent without its encrypted reasoning, because the account of that reasoning was not available.
     pub stripped: bool,
     /// The model name that was sent upstream.
@@ -180,11 +180,11 @@ pub struct Outcome {
     /// The answer had output other than text, such as an image.
     pub other_output: bool,
     /// What the answer shows of reasoning that did not pass as text.
-    pub hidden: Hidden,
+    pub hidden: HiddenReasoning,
     /// Time that the model spent on reasoning, as far as the answer shows it.
     pub thought_for: Duration,
     /// What recent answers of the same key and model had.
-    pub habit: Habit,
+    pub answer_averages: AnswerAverages,
     /// Tidegate read the whole answer.
     pub whole: bool,
     /// The answer had neither output nor tokens: no model worked.
@@ -235,9 +235,9 @@ impl Outcome {
             events: 0,
             text_tokens: 0,
             other_output: false,
-            hidden: Hidden::default(),
+            hidden: HiddenReasoning::default(),
             thought_for: Duration::ZERO,
-            habit: Habit::default(),
+            answer_averages: AnswerAverages::default(),
             whole: false,
             is_empty_answer: false,
             bytes_up: 0,

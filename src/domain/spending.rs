@@ -73,7 +73,7 @@ pub struct RemoteSpend {
 
 /// Reports that the spend of a budget reached a threshold of `warn_at`. Reported once for each window and threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Crossed {
+pub struct ThresholdReached {
     /// The budget and its window.
     pub budget: BudgetKey,
     /// The threshold, in billionths of the budget.

@@ -121,7 +121,7 @@ impl PolledUsage {
 
 /// What an answer shows of billed reasoning that does not pass as text, such as encrypted reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hidden {
+pub struct HiddenReasoning {
     /// Whether the answer has an item of reasoning without the text of the reasoning.
     pub thinks: bool,
     /// Tokens of the encrypted reasoning, estimated from its size. None without encrypted reasoning.
@@ -130,33 +130,33 @@ pub struct Hidden {
 
 /// Estimate of reasoning in output tokens: 8,192. Charged when an answer shows reasoning and reports no tokens, and no earlier
 /// answer of the key and model reported any.
-pub const THOUGHT: u64 = 8192;
+pub const DEFAULT_REASONING_TOKENS: u64 = 8192;
 
 /// Assumed speed of a model in output tokens per second, until an answer of the key and model shows the real speed. Typical for
 /// large models.
-pub const PACE: u64 = 50;
+pub const DEFAULT_TOKENS_PER_SECOND: u64 = 50;
 
 /// Averages of the recent answers to one key for one model: output tokens that did not pass as text, and tokens per second. Used
 /// to estimate answers without reported tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Habit {
+pub struct AnswerAverages {
     /// Output tokens that did not pass as text, in answers without an item of reasoning (chats).
     pub hidden: u64,
     /// The same, in answers with an item of reasoning.
-    pub thought: Option<u64>,
+    pub reasoning: Option<u64>,
     /// Output tokens per second.
-    pub pace: Option<u64>,
+    pub tokens_per_second: Option<u64>,
 }
 
-/// What one answer with reported tokens adds to the averages ([`Habit`]) of its key and model.
+/// What one answer with reported tokens adds to the averages ([`AnswerAverages`]) of its key and model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lesson {
+pub struct AnswerSample {
     /// Whether the answer had an item of reasoning.
     pub thinks: bool,
     /// Output tokens that did not pass as text.
     pub hidden: u64,
     /// Output tokens per second, if the answer was long enough to measure.
-    pub pace: Option<u64>,
+    pub tokens_per_second: Option<u64>,
 }
 
 /// Input and output tokens that Tidegate expects a request to use. The estimate is made before the request is sent upstream.

@@ -12,7 +12,7 @@ use crate::domain::{
 
 /// Which kind of limit refuses a request (such as `rpm` or a budget), with the size of the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LimitKind {
     /// `rpm`: requests per minute.
     Requests(u64),
     /// `tpm`: tokens per minute.
@@ -36,7 +36,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limited {
     /// Which limit.
-    pub kind: Kind,
+    pub kind: LimitKind,
     /// Whether a key or a group has the limit.
     pub whose: Spender,
     /// The name of the key or group.
@@ -72,9 +72,9 @@ pub struct Quota {
 
 /// The tokens that a finished request used, as far as they are known. Replaces the reservation in the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Used {
+pub enum UsedTokens {
     /// The provider reported the tokens.
-    Tokens {
+    Reported {
         /// Input.
         input: Option<u64>,
         /// Output.
@@ -126,7 +126,7 @@ impl Quota {
     }
 }
 
-impl Kind {
+impl LimitKind {
     /// The fixed name of the limit that refuses a request: the name of the setting, such as `rpm`, or `budgets_reserved`.
     pub const fn name(self) -> &'static str {
         match self {

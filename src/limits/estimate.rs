@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-use crate::domain::usage::{Habit, Lesson, PACE, THOUGHT, UsageEstimate};
+use crate::domain::usage::{
+    AnswerAverages, AnswerSample, DEFAULT_REASONING_TOKENS, DEFAULT_TOKENS_PER_SECOND, UsageEstimate,
+};
 
 /// The estimated output tokens of an unknown model. `max_output_tokens` of the request does not count: clients write an upper bound there, and
 /// not what they expect.
@@ -28,14 +30,14 @@ const LEAST_OUTPUT: u64 = 256;
 
 /// The size of a request body, from which its input tokens are estimated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Size {
+pub struct BodySize {
     /// All bytes.
     pub bytes: u64,
     /// Bytes of encoded files.
     pub encoded: u64,
 }
 
-impl Size {
+impl BodySize {
     /// The lowest input of a request of this size.
     fn least(self) -> u64 {
         self.bytes.saturating_sub(self.encoded) / BYTES as u64 + self.encoded / FILE_BYTES
@@ -114,8 +116,8 @@ impl Generations {
             output: AtomicU64::new(output.to_bits()),
             bytes: AtomicU64::new(bytes.to_bits()),
             hidden: known(|mean| &mean.hidden),
-            thought: known(|mean| &mean.thought),
-            pace: known(|mean| &mean.pace),
+            reasoning: known(|mean| &mean.reasoning),
+            tokens_per_second: known(|mean| &mean.tokens_per_second),
         }
     }
 }
@@ -127,10 +129,10 @@ pub(super) struct UsageEstimator {
     /// Bits of floats.
     output: AtomicU64,
     bytes: AtomicU64,
-    /// The averages of [`Habit`]; [`UNKNOWN`] until an answer shows the value.
+    /// As in [`AnswerAverages`]; [`UNKNOWN`] until an answer shows the value.
     hidden: AtomicU64,
-    thought: AtomicU64,
-    pace: AtomicU64,
+    reasoning: AtomicU64,
+    tokens_per_second: AtomicU64,
 }
 
 /// The average of a value that no answer has shown yet.
@@ -138,32 +140,34 @@ const UNKNOWN: f64 = -1.0;
 
 impl Default for UsageEstimator {
     fn default() -> Self {
-        let [output, bytes, hidden, thought, pace] =
+        let [output, bytes, hidden, reasoning, tokens_per_second] =
             [OUTPUT, BYTES, UNKNOWN, UNKNOWN, UNKNOWN].map(|mean| AtomicU64::new(mean.to_bits()));
-        Self { output, bytes, hidden, thought, pace }
+        Self { output, bytes, hidden, reasoning, tokens_per_second }
     }
 }
 
 impl UsageEstimator {
     /// Estimates the input and output tokens of a request with a body of this size.
-    pub(super) fn estimate(&self, body: Size) -> UsageEstimate {
+    pub(super) fn estimate(&self, body: BodySize) -> UsageEstimate {
         let input = (body.bytes as f64 / get(&self.bytes).max(0.1)).ceil() as u64;
         let output = get(&self.output).ceil() as u64;
         UsageEstimate { input: input.max(body.least()), output: output.max(LEAST_OUTPUT) }
     }
 
     /// The averages of the recent answers to this key for this model: reasoning that did not pass as text, and speed.
-    pub(super) fn habit(&self) -> Habit {
+    pub(super) fn answer_averages(&self) -> AnswerAverages {
         let known = |mean| Some(get(mean)).filter(|mean| *mean >= 0.0).map(|mean| mean.ceil() as u64);
-        let (hidden, thought, pace) = (known(&self.hidden), known(&self.thought), known(&self.pace));
-        Habit { hidden: hidden.unwrap_or_default(), thought, pace }
+        let (hidden, reasoning, tokens_per_second) =
+            (known(&self.hidden), known(&self.reasoning), known(&self.tokens_per_second));
+        AnswerAverages { hidden: hidden.unwrap_or_default(), reasoning, tokens_per_second }
     }
 
     /// Adds what one answer showed of hidden reasoning and of speed to the averages of its key and model.
-    pub(super) fn learn_habit(&self, Lesson { thinks, hidden, pace }: Lesson) {
-        begin_or_add(if thinks { &self.thought } else { &self.hidden }, hidden as f64, THOUGHT as f64);
-        if let Some(pace) = pace {
-            begin_or_add(&self.pace, pace as f64, PACE as f64);
+    pub(super) fn add_answer(&self, AnswerSample { thinks, hidden, tokens_per_second }: AnswerSample) {
+        let average = if thinks { &self.reasoning } else { &self.hidden };
+        begin_or_add(average, hidden as f64, DEFAULT_REASONING_TOKENS as f64);
+        if let Some(tokens_per_second) = tokens_per_second {
+            begin_or_add(&self.tokens_per_second, tokens_per_second as f64, DEFAULT_TOKENS_PER_SECOND as f64);
         }
     }
 
@@ -201,12 +205,12 @@ mod tests {
     use super::*;
 
     /// A body that consists of an encoded file: its size alone says little.
-    fn file(bytes: u64) -> Size {
-        Size { bytes, encoded: bytes }
+    fn file(bytes: u64) -> BodySize {
+        BodySize { bytes, encoded: bytes }
     }
 
-    fn text(bytes: u64) -> Size {
-        Size { bytes, encoded: 0 }
+    fn text(bytes: u64) -> BodySize {
+        BodySize { bytes, encoded: 0 }
     }
 
     #[test]
@@ -240,28 +244,40 @@ mod tests {
 
     #[test]
     fn hidden_output_is_learned_separately_from_text() {
-        let lesson = |thinks, hidden, pace| Lesson { thinks, hidden, pace };
+        let sample = |thinks, hidden, tokens_per_second| AnswerSample { thinks, hidden, tokens_per_second };
         let model = EstimatorsOfModel::default();
-        assert_eq!(model.of_key(1).habit(), Habit::default());
-        model.of_key(1).learn_habit(lesson(true, 10_000, Some(120)));
-        assert_eq!(model.of_key(1).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
+        assert_eq!(model.of_key(1).answer_averages(), AnswerAverages::default());
+        model.of_key(1).add_answer(sample(true, 10_000, Some(120)));
+        assert_eq!(
+            model.of_key(1).answer_averages(),
+            AnswerAverages { hidden: 0, reasoning: Some(10_000), tokens_per_second: Some(120) }
+        );
         for _ in 0..50 {
-            model.of_key(1).learn_habit(lesson(false, 0, None));
+            model.of_key(1).add_answer(sample(false, 0, None));
         }
-        assert_eq!(model.of_key(1).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
+        assert_eq!(
+            model.of_key(1).answer_averages(),
+            AnswerAverages { hidden: 0, reasoning: Some(10_000), tokens_per_second: Some(120) }
+        );
         // A new key begins with what others learned, and one unusual request changes little.
-        assert_eq!(model.of_key(2).habit(), Habit { hidden: 0, thought: Some(10_000), pace: Some(120) });
-        model.of_key(3).learn_habit(lesson(true, 100_000_000, None));
+        assert_eq!(
+            model.of_key(2).answer_averages(),
+            AnswerAverages { hidden: 0, reasoning: Some(10_000), tokens_per_second: Some(120) }
+        );
+        model.of_key(3).add_answer(sample(true, 100_000_000, None));
         assert!(
-            model.of_key(3).habit().thought.is_some_and(|thought| thought < 20_000),
+            model.of_key(3).answer_averages().reasoning.is_some_and(|reasoning| reasoning < 20_000),
             "{:?}",
-            model.of_key(3).habit()
+            model.of_key(3).answer_averages()
         );
         for _ in 0..30 {
-            model.of_key(2).learn_habit(lesson(true, 500, Some(60)));
+            model.of_key(2).add_answer(sample(true, 500, Some(60)));
         }
-        let habit = model.of_key(2).habit();
-        assert!(habit.thought.is_some_and(|thought| (500..1000).contains(&thought)), "{habit:?}");
+        let answer_averages = model.of_key(2).answer_averages();
+        assert!(
+            answer_averages.reasoning.is_some_and(|reasoning| (500..1000).contains(&reasoning)),
+            "{answer_averages:?}"
+        );
     }
 
     #[test]

@@ -4,10 +4,10 @@
 mod decision;
 mod estimate;
 mod gcra;
+mod key;
 mod meter;
 mod permit;
 mod shared;
-mod subject;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use self::{
     estimate::EstimatorsOfModel,
     gcra::Rate,
+    key::{LimitSet, LimitsOfKey, OneBudget, Scope},
     meter::Meter,
     shared::RedisReservation,
-    subject::{OneBudget, Scope, Share, Subject},
 };
 use crate::{
     budgets::{Spending, Windows},
@@ -32,11 +32,11 @@ use crate::{
     },
 };
 
-pub use decision::{Kind, Limited, Quota, Quotas, Refused, Used};
-pub use estimate::Size;
+pub use decision::{LimitKind, Limited, Quota, Quotas, Refused, UsedTokens};
+pub use estimate::BodySize;
+pub use key::{BudgetState, Costs};
 pub use permit::Permit;
-pub use shared::{Identity, Shared};
-pub use subject::{BudgetState, Costs};
+pub use shared::{Identity, LimitsInRedis};
 
 /// Counters of what keys and groups have used of their limits. All workers share them, and a reload keeps them.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Meters {
     of_models: HashMap<(Arc<str>, Arc<str>), Arc<Meter>>,
     models: HashMap<Arc<str>, Arc<EstimatorsOfModel>>,
     spending: Arc<Spending>,
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<LimitsInRedis>>,
 }
 
 impl Meters {
@@ -71,7 +71,7 @@ impl Meters {
                 (name, kept)
             })
         });
-        spending.exchange_by(Exchange { cny_per_usd: config.money.cny_per_usd });
+        spending.set_exchange(Exchange { cny_per_usd: config.money.cny_per_usd });
         Self {
             began: previous.map_or(now, |meters| meters.began),
             keys: config.keys.iter().map(|key| kept(|meters| &meters.keys, &key.name)).collect(),
@@ -84,7 +84,7 @@ impl Meters {
     }
 
     /// Makes these limits shared with other replicas through Redis from now on.
-    pub fn share(&mut self, shared: Arc<Shared>) {
+    pub fn share(&mut self, shared: Arc<LimitsInRedis>) {
         self.shared = Some(shared);
     }
 }
@@ -94,11 +94,11 @@ impl Meters {
 pub struct Limits {
     began: Instant,
     /// By the index of the key in the configuration; none = no limit.
-    keys: Vec<Option<Arc<Subject>>>,
+    keys: Vec<Option<Arc<LimitsOfKey>>>,
     /// By the index of the model in the configuration, and one more for all other names.
     models: Vec<Arc<EstimatorsOfModel>>,
     /// None = a single replica.
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<LimitsInRedis>>,
 }
 
 impl Limits {
@@ -106,16 +106,16 @@ impl Limits {
     pub fn new(config: &Config, meters: &Meters) -> Self {
         let windows = Arc::new(Windows::new(config.money.time_zone.clone()));
         let upstreams: Arc<[Arc<str>]> = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
-        let subject = |key: &config::Key| {
-            let shares = shares(config, key, meters);
+        let limits_of_key = |key: &config::Key| {
+            let sets = limit_sets(config, key, meters);
             let (spending, windows) = (Arc::clone(&meters.spending), Arc::clone(&windows));
             let upstreams = Arc::clone(&upstreams);
-            (!shares.is_empty()).then(|| Arc::new(Subject { shares, upstreams, spending, windows }))
+            (!sets.is_empty()).then(|| Arc::new(LimitsOfKey { sets, upstreams, spending, windows }))
         };
         let names = config.models.iter().map(|model| &*model.name).chain([""]);
         Self {
             began: meters.began,
-            keys: config.keys.iter().map(subject).collect(),
+            keys: config.keys.iter().map(limits_of_key).collect(),
             models: names.map(|name| meters.models.get(name).cloned().unwrap_or_default()).collect(),
             shared: meters.shared.clone(),
         }
@@ -123,42 +123,42 @@ impl Limits {
 
     /// Makes the counters of all budgets at the start, so that their spend is read from the ledger before the first request.
     pub fn count_budgets(&self, now: UnixMillis) {
-        for subject in self.keys.iter().flatten() {
-            subject.token_claims(Scope::ALL, 0, &Costs::default(), now);
+        for limits in self.keys.iter().flatten() {
+            limits.token_claims(Scope::ALL, 0, &Costs::default(), now);
         }
     }
 
     /// Whether a budget applies to requests of the key with this index for this model, as the client writes it.
     pub fn has_budgets(&self, key: usize, model: Option<&str>) -> bool {
-        let subject = self.keys.get(key).and_then(Option::as_ref);
-        subject.is_some_and(|subject| subject.has_budgets(subject.scope(model)))
+        let limits = self.keys.get(key).and_then(Option::as_ref);
+        limits.is_some_and(|limits| limits.has_budgets(limits.scope(model)))
     }
 
     /// Describes the limits of the key with this index for people: a line for the key, one for its group, and one for each model
     /// with limits.
     pub fn shown(&self, key: usize, now: UnixMillis) -> Vec<String> {
-        let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
-        let line = |share: &Share| {
+        let Some(limits) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
+        let line = |set: &LimitSet| {
             let mut parts: Vec<String> = Vec::new();
-            parts.extend(share.requests.map(|rate| format!("{} requests per minute", rate.limit())));
-            parts.extend(share.tokens.map(|rate| format!("{} tokens per minute", rate.limit())));
-            parts.extend(share.in_flight.map(|limit| format!("{limit} requests at once")));
-            parts.extend(subject.states(share, now).map(|BudgetState { budget, spent, .. }| {
+            parts.extend(set.requests.map(|rate| format!("{} requests per minute", rate.limit())));
+            parts.extend(set.tokens.map(|rate| format!("{} tokens per minute", rate.limit())));
+            parts.extend(set.in_flight.map(|limit| format!("{limit} requests at once")));
+            parts.extend(limits.states(set, now).map(|BudgetState { budget, spent, .. }| {
                 let spent = spent.map(|spent| format!(", {} spent", decimal(spent)));
                 format!("{budget}{}", spent.unwrap_or_default())
             }));
-            let model = share.model.as_ref().map(|model| format!(", model {}", model.0)).unwrap_or_default();
-            format!("{} {}{model}: {}", share.whose.name(), share.name, parts.join("; "))
+            let model = set.model.as_ref().map(|model| format!(", model {}", model.0)).unwrap_or_default();
+            format!("{} {}{model}: {}", set.whose.name(), set.name, parts.join("; "))
         };
-        subject.shares.iter().map(line).collect()
+        limits.sets.iter().map(line).collect()
     }
 
     /// How the budgets of the key with this index stand, for the holder of the key. Leaves out budgets that apply to certain
     /// models only. Leaves out the budgets of the group too: the holder must not learn the spend of other keys.
     pub fn budgets(&self, key: usize, now: UnixMillis) -> Vec<BudgetState> {
-        let Some(subject) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
-        let own = subject.shares.iter().filter(|share| share.whose == Spender::Key && share.model.is_none());
-        own.flat_map(|share| subject.states(share, now)).collect()
+        let Some(limits) = self.keys.get(key).and_then(Option::as_ref) else { return Vec::new() };
+        let own = limits.sets.iter().filter(|set| set.whose == Spender::Key && set.model.is_none());
+        own.flat_map(|set| limits.states(set, now)).collect()
     }
 
     /// Admits a request of the key with this index, if its limits have room. Waits only if replicas share limits.
@@ -166,9 +166,9 @@ impl Limits {
     /// # Errors
     /// When the request exceeds a limit.
     pub async fn admit(&self, key: usize) -> Result<Permit, Refused> {
-        let subject = self.keys.get(key).and_then(Option::clone);
-        let reservation = self.shared.as_ref().filter(|_| subject.is_some()).map(RedisReservation::new);
-        Permit::admit(subject, reservation, self.began).await
+        let limits = self.keys.get(key).and_then(Option::clone);
+        let reservation = self.shared.as_ref().filter(|_| limits.is_some()).map(RedisReservation::new);
+        Permit::admit(limits, reservation, self.began).await
     }
 
     /// Estimates the tokens that a request with a body of this size will use. The permit teaches the estimator the real use.
@@ -179,7 +179,7 @@ impl Limits {
         permit: &mut Permit,
         owner: Owner,
         model: Option<usize>,
-        body: Size,
+        body: BodySize,
         output: bool,
     ) -> UsageEstimate {
         let of_model = model.and_then(|model| self.models.get(model)).or(self.models.last());
@@ -191,10 +191,10 @@ impl Limits {
 }
 
 /// The limits of a key: its own, those of its group, and those for some models.
-fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
-    let share =
+fn limit_sets(config: &Config, key: &config::Key, meters: &Meters) -> Vec<LimitSet> {
+    let set =
         |whose, name: &Arc<str>, limits: config::KeyLimits, budgets: Vec<OneBudget>, meter: Option<&Arc<Meter>>| {
-            (limits != config::KeyLimits::default() || !budgets.is_empty()).then(|| Share {
+            (limits != config::KeyLimits::default() || !budgets.is_empty()).then(|| LimitSet {
                 whose,
                 name: Arc::clone(name),
                 model: None,
@@ -209,16 +209,16 @@ fn shares(config: &Config, key: &config::Key, meters: &Meters) -> Vec<Share> {
         budgets.iter().map(|budget| OneBudget::new(*budget, warn_at)).collect::<Vec<_>>()
     };
     let of_key = budgets(&key.budgets, &key.warn_at);
-    let own = share(Spender::Key, &key.name, key.limits, of_key, meters.keys.get(&key.name));
+    let own = set(Spender::Key, &key.name, key.limits, of_key, meters.keys.get(&key.name));
     let group = key.group.and_then(|group| config.groups.get(group)).and_then(|group| {
         let of_group = budgets(&group.budgets, &group.warn_at);
-        share(Spender::Group, &group.name, group.limits, of_group, meters.groups.get(&group.name))
+        set(Spender::Group, &group.name, group.limits, of_group, meters.groups.get(&group.name))
     });
     let of_models = key.limits_by_model.iter().filter_map(|limits| {
         let meter = meters.of_models.get(&(Arc::clone(&key.name), Arc::clone(&limits.model.0)));
         let of_model = budgets(&limits.budgets, &key.warn_at);
-        let share = share(Spender::Key, &key.name, limits.limits, of_model, meter)?;
-        Some(Share { model: Some(limits.model.clone()), ..share })
+        let set = set(Spender::Key, &key.name, limits.limits, of_model, meter)?;
+        Some(LimitSet { model: Some(limits.model.clone()), ..set })
     });
-    own.into_iter().chain(group).chain(of_models).take(subject::MOST_SHARES).collect()
+    own.into_iter().chain(group).chain(of_models).take(key::MOST_SETS).collect()
 }

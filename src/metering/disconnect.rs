@@ -42,7 +42,7 @@ impl DisconnectRecord {
 
     /// Makes the record for one of several requests on the connection (HTTP/2). The request may end before the connection does.
     #[must_use]
-    pub fn of_part(&self) -> Self {
+    pub fn for_request(&self) -> Self {
         Self(Arc::new(DisconnectState {
             reason: AtomicU8::default(),
             connection: Some(self.clone()),
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_request_ends_alone_or_with_its_connection() {
         let connection = DisconnectRecord::default();
-        let (one, other) = (connection.of_part(), connection.of_part());
+        let (one, other) = (connection.for_request(), connection.for_request());
         assert_eq!(
             (one.end(), other.end(), connection.end()),
             (EndReason::ClientGone, EndReason::ClientGone, EndReason::ClientGone)

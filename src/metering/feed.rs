@@ -201,7 +201,7 @@ impl Feed {
             // A dropped sender also means the end.
             let ends = timeout(LOOK_EVERY, end.wait_for(|end| *end)).await.is_ok();
             let fed = self.feed(ends).await;
-            self.spent.spending.ledger_answers(fed.is_ok());
+            self.spent.spending.set_ledger_readable(fed.is_ok());
             self.spent.warn(&self.condition);
             self.spent.save();
             self.condition.database_fails.store(fed.is_err(), Ordering::Relaxed);
@@ -228,7 +228,7 @@ impl Feed {
     /// Brings all written rows into the database. With `ends`, all writers have stopped.
     async fn feed(&mut self, ends: bool) -> Result<(), FeedError> {
         if let Some(database) = &self.database {
-            database.look()?;
+            database.check_file()?;
         }
         if self.database.as_ref().is_none_or(|database| database.is_old(Instant::now())) {
             self.database = None;

@@ -79,7 +79,7 @@ impl Ledger {
     /// When the journal is full.
     pub(super) fn open(&self, row: &Row<'_>) -> Result<Arc<RowBatch>, JournalUnavailable> {
         if self.journal.is_full() {
-            self.journal.tell(&"it is full, as the database does not take its rows");
+            self.journal.log_failure(&"it is full, as the database does not take its rows");
             return Err(JournalUnavailable);
         }
         let mut pending = self.lock();
@@ -154,7 +154,7 @@ impl Ledger {
         drop(pending);
         self.condition.journal_fails.store(written.is_err(), Ordering::Relaxed);
         if let Err(error) = &written {
-            self.journal.tell(error);
+            self.journal.log_failure(error);
         }
         written.is_ok()
     }

@@ -7,7 +7,7 @@ use crate::domain::{
     endpoint::Endpoint,
     ledger::{self, UsageState},
     money::Money,
-    origin::Kind,
+    origin::ReferenceKind,
     outcome::{AttemptResult, EndReason, Outcome},
     problem::Problem,
 };
@@ -32,7 +32,7 @@ pub(super) fn line(outcome: &Outcome) {
                 path = rejected.and_then(|rejected| rejected.path.as_deref()),
                 model = outcome.model.as_deref(),
                 upstream_model = outcome.upstream_model.as_deref(),
-                pinned = outcome.pinned.map(Kind::name),
+                pinned = outcome.pinned.map(ReferenceKind::name),
                 stripped = outcome.stripped.then_some(true),
                 attempts = $attempts,
                 response_id = outcome.response_id.as_deref(),

@@ -29,7 +29,7 @@ use crate::{
         money::{Exchange, Money},
         outcome::{Attempt, AttemptResult, EndReason, Outcome},
         problem::Problem,
-        usage::{Lesson, PolledUsage, Usage},
+        usage::{AnswerSample, PolledUsage, Usage},
     },
     metrics::WorkerMetrics,
     protocol::observe::{Observation, ResponseStatus},
@@ -42,10 +42,10 @@ pub struct Settlement {
     metrics: Arc<WorkerMetrics>,
     /// Index of the upstream of the last attempt.
     upstream: Option<usize>,
-    departure: DisconnectRecord,
+    disconnect: DisconnectRecord,
     began: Instant,
     /// The time since which the model has been reasoning.
-    thinks_since: Option<Instant>,
+    reasoning_since: Option<Instant>,
     outcome: Box<Outcome>,
     /// The ledger that has the request's open row.
     ledger: Option<Arc<Ledger>>,
@@ -53,13 +53,22 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Opens the record of a request whose head has arrived. `departure` gives the end reason if the record is dropped, because the
+    /// Opens the record of a request whose head has arrived. `disconnect` gives the end reason if the record is dropped, because the
     /// client left.
-    pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, departure: DisconnectRecord) -> Self {
+    pub fn open(metrics: Arc<WorkerMetrics>, id: RequestId, disconnect: DisconnectRecord) -> Self {
         metrics.began();
         let outcome = Box::new(Outcome::new(id));
         let began = Instant::now();
-        Self { metrics, upstream: None, departure, began, thinks_since: None, outcome, ledger: None, settled: false }
+        Self {
+            metrics,
+            upstream: None,
+            disconnect,
+            began,
+            reasoning_since: None,
+            outcome,
+            ledger: None,
+            settled: false,
+        }
     }
 
     /// Returns the data of the request's record (key, model, status, usage and so on), for the gateway to fill in.
@@ -72,7 +81,11 @@ impl Settlement {
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub async fn goes_up(&mut self, ledger: &Arc<Ledger>, upstream: Option<&str>) -> Result<(), JournalUnavailable> {
+    pub async fn write_open_row(
+        &mut self,
+        ledger: &Arc<Ledger>,
+        upstream: Option<&str>,
+    ) -> Result<(), JournalUnavailable> {
         // Set before the wait: if the client disconnects during the write, the settled row must be written too.
         self.ledger = Some(Arc::clone(ledger));
         let written = match ledger.open(&Row::open(&self.outcome, upstream)) {
@@ -120,19 +133,19 @@ impl Settlement {
     }
 
     /// Records whether the model is reasoning now, so that the request's record has the total time of reasoning.
-    pub fn thinks(&mut self, thinks: bool) {
-        match self.thinks_since {
-            None if thinks => self.thinks_since = Some(Instant::now()),
-            Some(since) if !thinks => {
+    pub fn set_reasoning(&mut self, is_reasoning: bool) {
+        match self.reasoning_since {
+            None if is_reasoning => self.reasoning_since = Some(Instant::now()),
+            Some(since) if !is_reasoning => {
                 self.outcome.thought_for += since.elapsed();
-                self.thinks_since = None;
+                self.reasoning_since = None;
             }
             _ => {}
         }
     }
 
     /// Copies what the observer read in the answer (ids, usage, text) into the request's record.
-    pub fn seen(&mut self, seen: &Observation) {
+    pub fn record_observation(&mut self, seen: &Observation) {
         let outcome = &mut *self.outcome;
         let shape = outcome.endpoint.map(Endpoint::shape);
         if matches!(shape, Some(AnswerShape::Response | AnswerShape::Completion)) {
@@ -166,7 +179,7 @@ impl Settlement {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        self.thinks(false);
+        self.set_reasoning(false);
         self.outcome.end = end;
         self.outcome.took = self.began.elapsed();
         self.count_last();
@@ -199,8 +212,8 @@ impl Settlement {
         let Outcome { usage, text_tokens, whole, other_output, exchange, .. } = *self.outcome;
         let text = (whole && !other_output).then_some(text_tokens);
         let seen = ledger_row::tokens_charged(&self.outcome);
-        let lesson = text.filter(|_| state == UsageState::Exact).and_then(|_| lesson(&self.outcome));
-        Some(Charge { state, usage, seen, text, lesson, cost, exchange })
+        let sample = text.filter(|_| state == UsageState::Exact).and_then(|_| answer_sample(&self.outcome));
+        Some(Charge { state, usage, seen, text, sample, cost, exchange })
     }
 
     /// Settles the record of a request that the gateway refuses with an error of its own.
@@ -234,14 +247,14 @@ fn shown(outcome: &Outcome, seen: &Observation) -> Option<PolledUsage> {
     (named && over).then(|| PolledUsage::new(seen.usage))
 }
 
-/// The least tokens and the least time for a pace: shorter answers do not show how many tokens a model makes in a second.
+/// The least tokens and the least time for a speed: shorter answers do not show how many tokens a model makes in a second.
 const TELLING: (u64, Duration) = (256, Duration::from_millis(500));
 
 /// No model makes more tokens a second for one answer. An apparently faster answer was made earlier.
 const FASTEST: u64 = 2000;
 
-/// Returns what an answer with reported tokens predicts about later answers.
-fn lesson(outcome: &Outcome) -> Option<Lesson> {
+/// Returns what an answer with reported tokens adds to the averages of its key and model.
+fn answer_sample(outcome: &Outcome) -> Option<AnswerSample> {
     let Outcome { usage, text_tokens, hidden, streamed, first_byte, took, .. } = outcome;
     let output = usage.output.filter(|output| *output > 0)?;
     let beside = output.saturating_sub(*text_tokens);
@@ -253,8 +266,13 @@ fn lesson(outcome: &Outcome) -> Option<Lesson> {
     };
     let time = took.saturating_sub(first_byte.unwrap_or_default());
     let tells = *streamed && output >= TELLING.0 && time >= TELLING.1;
-    let pace = tells.then(|| u64::try_from(u128::from(output) * 1000 / time.as_millis().max(1)).unwrap_or(u64::MAX));
-    Some(Lesson { thinks: hidden.thinks, hidden: hidden_tokens, pace: pace.map(|pace| pace.min(FASTEST)) })
+    let tokens_per_second =
+        tells.then(|| u64::try_from(u128::from(output) * 1000 / time.as_millis().max(1)).unwrap_or(u64::MAX));
+    Some(AnswerSample {
+        thinks: hidden.thinks,
+        hidden: hidden_tokens,
+        tokens_per_second: tokens_per_second.map(|speed| speed.min(FASTEST)),
+    })
 }
 
 /// What a settled request is charged, for limits and budgets: its tokens and its cost, as the ledger row has them.
@@ -268,8 +286,8 @@ pub struct Charge {
     pub seen: u64,
     /// Output tokens by the text, if the gateway saw the whole text.
     pub text: Option<u64>,
-    /// The prediction for later answers, if the tokens were reported and the text was seen.
-    pub lesson: Option<Lesson>,
+    /// What the answer adds to the averages of its key and model, if the tokens were reported and the text was seen.
+    pub sample: Option<AnswerSample>,
     /// The cost; none if the model has no price.
     pub cost: Option<Money>,
     /// The exchange rate of the row.
@@ -285,7 +303,7 @@ impl Settlement {
             self.outcome.problem = Some(Problem::Internal);
             self.settle(EndReason::Refused);
         }
-        self.settle(self.departure.end());
+        self.settle(self.disconnect.end());
     }
 }
 
@@ -299,7 +317,9 @@ mod tests {
             money::{Currency, UNIT},
             price::{Price, PriceStep, Tariff},
             random::RandomBytes,
-            usage::{Habit, Hidden, PACE, ServiceTier, THOUGHT},
+            usage::{
+                AnswerAverages, DEFAULT_REASONING_TOKENS, DEFAULT_TOKENS_PER_SECOND, HiddenReasoning, ServiceTier,
+            },
         },
         metrics::Metrics,
         protocol::observe::Terminal,
@@ -324,7 +344,7 @@ mod tests {
         let metrics = Metrics::default();
         for sent in [false, true] {
             let mut settlement = open(&metrics);
-            settlement.goes_up(&ledger, None).await.unwrap();
+            settlement.write_open_row(&ledger, None).await.unwrap();
             if sent {
                 settlement.attempt(0, "up".into(), None);
             }
@@ -378,7 +398,7 @@ mod tests {
             let outcome = settlement.outcome();
             (outcome.background, outcome.streamed, outcome.bytes_down) = (background, streamed, 1);
             outcome.endpoint = Some(Endpoint::CreateResponse);
-            settlement.seen(&seen);
+            settlement.record_observation(&seen);
             settlement.settle(EndReason::Completed);
             assert_eq!(UsageState::of(settlement.outcome()), state, "{background} {streamed} {seen:?}");
         }
@@ -397,7 +417,7 @@ mod tests {
             let mut settlement = open(&metrics);
             let outcome = settlement.outcome();
             (outcome.endpoint, outcome.named) = (Some(Endpoint::RetrieveResponse), Some(named.into()));
-            settlement.seen(&seen);
+            settlement.record_observation(&seen);
             settlement.settle(end);
             let outcome = settlement.outcome();
             assert_eq!(Row::settled(outcome).shown, shown, "{named} {end:?} {seen:?}");
@@ -410,15 +430,15 @@ mod tests {
     async fn hidden_reasoning_is_estimated_from_size_time_and_average() {
         let metrics = Metrics::default();
         let text = Observation { text_tokens: 100, terminal: None, ..Observation::default() };
-        let item = |sealed| Observation { hidden: Hidden { thinks: true, sealed }, ..text.clone() };
-        let low = Habit { hidden: 7, thought: Some(50), pace: Some(100) };
+        let item = |sealed| Observation { hidden: HiddenReasoning { thinks: true, sealed }, ..text.clone() };
+        let low = AnswerAverages { hidden: 7, reasoning: Some(50), tokens_per_second: Some(100) };
         let told = Usage { input: Some(10), output: Some(300), ..Usage::default() };
-        for (habit, thought_for, seen, output) in [
+        for (averages, thought_for, seen, output) in [
             // Nothing is known of the key and model.
-            (Habit::default(), 0, text.clone(), 100),
-            (Habit::default(), 0, item(None), 100 + THOUGHT),
-            (Habit::default(), 0, item(Some(3000)), 3100),
-            (Habit::default(), 400, item(None), 100 + 400 * PACE),
+            (AnswerAverages::default(), 0, text.clone(), 100),
+            (AnswerAverages::default(), 0, item(None), 100 + DEFAULT_REASONING_TOKENS),
+            (AnswerAverages::default(), 0, item(Some(3000)), 3100),
+            (AnswerAverages::default(), 400, item(None), 100 + 400 * DEFAULT_TOKENS_PER_SECOND),
             // The average, and more if the reasoning was larger or took longer.
             (low, 0, text.clone(), 107),
             (low, 0, item(None), 150),
@@ -429,18 +449,22 @@ mod tests {
         ] {
             let mut settlement = open(&metrics);
             let outcome = settlement.outcome();
-            (outcome.streamed, outcome.bytes_down, outcome.habit) = (true, 1, habit);
+            (outcome.streamed, outcome.bytes_down, outcome.answer_averages) = (true, 1, averages);
             outcome.endpoint = Some(Endpoint::CreateResponse);
             outcome.price =
                 Some(Price { output: 1_000_000, reasoning: 1_000_000, ..Price::free(Currency::Usd) }.into());
-            settlement.thinks(true);
+            settlement.set_reasoning(true);
             tokio::time::advance(Duration::from_secs(thought_for)).await;
-            settlement.thinks(false);
+            settlement.set_reasoning(false);
             tokio::time::advance(Duration::from_secs(1000)).await;
-            settlement.seen(&seen);
+            settlement.record_observation(&seen);
             settlement.settle(EndReason::ClientGone);
             let row = Row::settled(settlement.outcome());
-            assert_eq!((row.state, row.cost), (UsageState::Partial, Some(output)), "{habit:?} {thought_for} {seen:?}");
+            assert_eq!(
+                (row.state, row.cost),
+                (UsageState::Partial, Some(output)),
+                "{averages:?} {thought_for} {seen:?}"
+            );
         }
     }
 
@@ -461,12 +485,13 @@ mod tests {
         ] {
             let mut outcome = open(&metrics).outcome().clone();
             (outcome.usage, outcome.text_tokens, outcome.hidden.thinks) = (usage, text_tokens, thinks);
-            let found = lesson(&outcome).map(|lesson| (lesson.thinks, lesson.hidden, lesson.pace));
+            let found = answer_sample(&outcome).map(|sample| (sample.thinks, sample.hidden, sample.tokens_per_second));
             assert_eq!(found, hidden.map(|hidden| (thinks, hidden, None)), "{text_tokens} {usage:?}");
             (outcome.streamed, outcome.took) = (true, Duration::from_secs(11));
             outcome.first_byte = Some(Duration::from_secs(1));
-            let pace = usage.output.filter(|output| *output >= 256).map(|output| (output / 10).min(FASTEST));
-            assert_eq!(lesson(&outcome).and_then(|lesson| lesson.pace), pace);
+            let tokens_per_second =
+                usage.output.filter(|output| *output >= 256).map(|output| (output / 10).min(FASTEST));
+            assert_eq!(answer_sample(&outcome).and_then(|sample| sample.tokens_per_second), tokens_per_second);
         }
     }
 
@@ -512,7 +537,11 @@ mod tests {
             settlement.outcome().upstream_model = Some("real".into());
             settlement.outcome().price.clone_from(&tariff);
             settlement.outcome().bytes_down = 100;
-            settlement.seen(&Observation { usage, terminal: Some(Terminal::Completed), ..Observation::default() });
+            settlement.record_observation(&Observation {
+                usage,
+                terminal: Some(Terminal::Completed),
+                ..Observation::default()
+            });
             settlement.settle(EndReason::Completed);
             let row = Row::settled(settlement.outcome());
             let expected = (state, tariff.is_some().then_some(cost), unpriced, unpriced.is_some());

@@ -78,16 +78,16 @@ const GONE_AFTER: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Polling {
     /// Receives the responses to poll.
-    pub asked: mpsc::Receiver<PendingRow>,
+    pub requests: mpsc::Receiver<PendingRow>,
     /// Sends the result of each poll.
-    pub told: mpsc::UnboundedSender<(PendingRow, PollAnswer)>,
+    pub results: mpsc::UnboundedSender<(PendingRow, PollAnswer)>,
 }
 
 /// Decides which background responses Tidegate asks their providers about, and when. Runs on the ledger's thread.
 #[derive(Debug)]
 pub struct Polls {
-    ask: mpsc::Sender<PendingRow>,
-    told: mpsc::UnboundedReceiver<(PendingRow, PollAnswer)>,
+    requests: mpsc::Sender<PendingRow>,
+    results: mpsc::UnboundedReceiver<(PendingRow, PollAnswer)>,
     /// The pause before the first poll, and between two reads of the pending rows.
     first: Duration,
     /// The time of the next poll of each row, by row id.
@@ -100,10 +100,13 @@ pub struct Polls {
 /// Makes the schedule of the polls of background responses, and the channel ends of the task that makes the polls. `first` is the pause
 /// before the first poll of a response.
 pub fn polling(first: Duration) -> (Polls, Polling) {
-    let (ask, asked) = mpsc::channel(AT_ONCE);
-    let (tell, told) = mpsc::unbounded_channel();
+    let (send_request, requests) = mpsc::channel(AT_ONCE);
+    let (send_result, results) = mpsc::unbounded_channel();
     let (due, under_way) = (HashMap::new(), HashMap::new());
-    (Polls { ask, told, first, due, under_way, looked: None }, Polling { asked, told: tell })
+    (
+        Polls { requests: send_request, results, first, due, under_way, looked: None },
+        Polling { requests, results: send_result },
+    )
 }
 
 impl Polls {
@@ -119,13 +122,13 @@ impl Polls {
         let now = u64::try_from(clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
         let over = self.hear(now, condition);
         // Stored first: settled rows are no longer pending, and are not polled again.
-        let mut settled = database.show(&over).await?;
+        let mut settled = database.store_polled_usage(&over).await?;
         let is_time = self.looked.is_none_or(|looked| looked.elapsed() >= self.first);
         if is_time || !over.is_empty() {
             let before = now.saturating_sub(millis(OTHERS_AFTER));
             let rows = database.pending(origin, before, MOST_ROWS).await?;
             let given_up = self.ask_for(rows, now, condition);
-            settled.append(&mut database.show(&given_up).await?);
+            settled.append(&mut database.store_polled_usage(&given_up).await?);
             self.looked = Some(Instant::now());
         }
         Ok(settled)
@@ -134,11 +137,11 @@ impl Polls {
     /// Receives results of polls. Returns the finished responses.
     fn hear(&mut self, now: u64, condition: &LedgerStatus) -> Vec<(PendingRow, PolledUsage)> {
         let mut over = Vec::new();
-        while let Ok((row, told)) = self.told.try_recv() {
+        while let Ok((row, answer)) = self.results.try_recv() {
             self.under_way.remove(&row.id);
             let age = age(&row, now);
-            count(&condition.polls, told.counted());
-            match told {
+            count(&condition.polls, answer.counted());
+            match answer {
                 PollAnswer::Over(shown) => over.push((row, shown)),
                 PollAnswer::Gone if age >= GONE_AFTER => over.push((row, PolledUsage::new(Usage::default()))),
                 _ => {
@@ -175,7 +178,7 @@ impl Polls {
                 continue;
             }
             let id = row.id.clone();
-            match self.ask.try_send(row) {
+            match self.requests.try_send(row) {
                 Ok(()) => drop(self.under_way.insert(id, Instant::now())),
                 // The channel is full, or the gateway is stopping. The row waits for the next look.
                 Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {}
@@ -231,10 +234,10 @@ mod tests {
                 assert_eq!((row.id.as_str(), shown.usage()), ("a", None));
                 break;
             }
-            if let Ok(row) = polling.asked.try_recv() {
+            if let Ok(row) = polling.requests.try_recv() {
                 calls.push(began.elapsed().as_secs());
-                let told = if calls.len() % 2 == 0 { PollAnswer::UnderWay } else { PollAnswer::Failed };
-                polling.told.send((row, told)).unwrap();
+                let answer = if calls.len() % 2 == 0 { PollAnswer::UnderWay } else { PollAnswer::Failed };
+                polling.results.send((row, answer)).unwrap();
             }
             tokio::time::advance(Duration::from_secs(1)).await;
         }
@@ -259,16 +262,16 @@ mod tests {
             assert_eq!(polls.ask_for(rows.clone(), MINUTE, &condition), []);
         }
         let mut asked = Vec::new();
-        while let Ok(row) = polling.asked.try_recv() {
+        while let Ok(row) = polling.requests.try_recv() {
             asked.push(row);
         }
         assert_eq!((asked.len(), condition.pending.load(Ordering::Relaxed)), (AT_ONCE, 10));
         // Polls in progress are not started again.
         assert_eq!(polls.ask_for(rows[..AT_ONCE].to_vec(), MINUTE, &condition), []);
-        assert!(polling.asked.try_recv().is_err());
+        assert!(polling.requests.try_recv().is_err());
         tokio::time::advance(LOST_AFTER).await;
         assert_eq!(polls.ask_for(rows[..1].to_vec(), MINUTE, &condition), []);
-        assert_eq!(polling.asked.try_recv().unwrap().id, "0");
+        assert_eq!(polling.requests.try_recv().unwrap().id, "0");
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,17 +279,17 @@ mod tests {
         let (mut polls, polling) = polling(Duration::from_secs(5));
         let condition = LedgerStatus::default();
         let used = PolledUsage::new(Usage { input: Some(1), output: Some(2), ..Usage::default() });
-        for (told, age, over) in [
+        for (answer, age, over) in [
             (PollAnswer::Over(used), 0, Some(used)),
             (PollAnswer::Gone, MINUTE - 1, None),
             (PollAnswer::Gone, MINUTE, Some(PolledUsage::new(Usage::default()))),
             (PollAnswer::Failed, 60 * MINUTE, None),
             (PollAnswer::UnderWay, 60 * MINUTE, None),
         ] {
-            polling.told.send((row("a", 7), told)).unwrap();
+            polling.results.send((row("a", 7), answer)).unwrap();
             let heard = polls.hear(7 + age, &condition);
-            assert_eq!(heard.iter().map(|(_, shown)| *shown).next(), over, "{told:?} {age}");
-            assert_eq!(polls.due.contains_key("a"), over.is_none() || age == MINUTE, "{told:?} {age}");
+            assert_eq!(heard.iter().map(|(_, shown)| *shown).next(), over, "{answer:?} {age}");
+            assert_eq!(polls.due.contains_key("a"), over.is_none() || age == MINUTE, "{answer:?} {age}");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         ledger::Row,
         model_name::ModelPattern,
         money::{Budget, Currency, Money, UNIT, Window, decimal},
-        spending::{BudgetKey, Crossed, Span, Spender},
+        spending::{BudgetKey, Span, Spender, ThresholdReached},
     },
     store::{
         files,
@@ -196,7 +196,7 @@ impl Spent {
 
     /// Warns of budgets that reached a threshold, once for each window and threshold.
     pub(super) fn warn(&self, condition: &LedgerStatus) {
-        for Crossed { budget, threshold, limit, spent } in self.spending.take_crossed() {
+        for ThresholdReached { budget, threshold, limit, spent } in self.spending.take_reached_thresholds() {
             condition.budget_warnings.fetch_add(1, Ordering::Relaxed);
             let BudgetKey { spender, name, model, currency, window, span: _ } = budget;
             tracing::warn!(

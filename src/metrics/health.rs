@@ -72,14 +72,14 @@ impl HealthMetrics {
     }
 
     /// Sets the gauges of health and load for an upstream (`credential` is none) or for one of its credentials.
-    pub fn show(&self, upstream: &str, credential: Option<&str>, in_service: bool, in_flight: usize) {
+    pub fn set_gauges(&self, upstream: &str, credential: Option<&str>, in_service: bool, in_flight: usize) {
         let labels = CredentialLabels { upstream: upstream.into(), credential: credential.unwrap_or_default().into() };
         self.in_service.get_or_create(&labels).set(i64::from(in_service));
         self.in_flight.get_or_create(&labels).set(i64::try_from(in_flight).unwrap_or(i64::MAX));
     }
 
     /// Sets the gauge of requests that wait for a slot at an upstream.
-    pub fn show_queued(&self, upstream: &str, queued: usize) {
+    pub fn set_queued(&self, upstream: &str, queued: usize) {
         let labels = UpstreamLabels { upstream: upstream.into() };
         self.queued.get_or_create(&labels).set(i64::try_from(queued).unwrap_or(i64::MAX));
     }

@@ -178,7 +178,7 @@ impl SegmentedHttpBody {
     /// Lets this outgoing request body set `taken` when the connection takes its first piece. Until then nothing of the body has been
     /// sent.
     #[must_use]
-    pub fn telling(self, taken: Arc<AtomicBool>) -> Self {
+    pub fn setting_when_taken(self, taken: Arc<AtomicBool>) -> Self {
         Self { taken: Some(taken), ..self }
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         outcome::{EndReason, RejectedRequest},
         problem::Problem,
     },
-    limits::{Kind, Limited, Quotas},
+    limits::{LimitKind, Limited, Quotas},
 };
 
 /// The name of the response header with Tidegate's id of the request, which every response has.
@@ -95,7 +95,7 @@ impl ApiError {
     /// Makes this error close the client's connection after the answer, unless the request's `body` was read to its end. The answer
     /// announces the end, so that the client sends no next request into a connection that closes.
     #[must_use]
-    pub fn leaving(self, body: &impl Body) -> Self {
+    pub fn closing_unless_read(self, body: &impl Body) -> Self {
         if body.is_end_stream() { self } else { self.closing() }
     }
 
@@ -246,23 +246,25 @@ impl ApiError {
         let rate =
             |limit, of| format!("Rate limit reached for {whose}: {limit} {of} per minute. Please try again in {soon}.");
         let (problem, message) = match kind {
-            Kind::Requests(limit) => (Problem::RequestLimit, rate(limit, "requests")),
-            Kind::Tokens(limit) => (Problem::TokenLimit, rate(limit, "tokens")),
-            Kind::InFlight(limit) => (
+            LimitKind::Requests(limit) => (Problem::RequestLimit, rate(limit, "requests")),
+            LimitKind::Tokens(limit) => (Problem::TokenLimit, rate(limit, "tokens")),
+            LimitKind::InFlight(limit) => (
                 Problem::InFlightLimit,
                 format!(
                     "The limit of requests in progress for {whose} is {limit}, and this limit is reached. Please try \
                      again when one request has ended."
                 ),
             ),
-            Kind::Reserved(budget) => (
+            LimitKind::Reserved(budget) => (
                 Problem::BudgetReserved,
                 format!(
                     "Requests in progress have reserved the rest of the budget of {budget} of {whose}. Please try \
                      again in a moment."
                 ),
             ),
-            Kind::Budget { budget, span, spent } => (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span)),
+            LimitKind::Budget { budget, span, spent } => {
+                (Problem::BudgetSpent, terms.spent(&whose, *budget, *spent, *span))
+            }
         };
         let mut refusal = Self::new(problem, message);
         // Spent budget does not come back while an SDK waits.

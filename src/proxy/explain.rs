@@ -312,16 +312,16 @@ impl Tables {
     }
 
     /// Updates the metrics (gauges) of the health and the load of all upstreams and credentials.
-    pub fn show(&self, metrics: &Metrics) {
+    pub fn update_health_metrics(&self, metrics: &Metrics) {
         let now = Instant::now();
         metrics.health.clear();
         for upstream in &self.upstreams {
             let pool = upstream.pool();
-            metrics.health.show(pool.name(), None, pool.best_health_state(now).is_usable(), pool.in_flight());
-            metrics.health.show_queued(pool.name(), pool.queued());
+            metrics.health.set_gauges(pool.name(), None, pool.best_health_state(now).is_usable(), pool.in_flight());
+            metrics.health.set_queued(pool.name(), pool.queued());
             for (name, health_state, in_flight) in pool.credentials(now) {
                 if name.is_some() {
-                    metrics.health.show(pool.name(), name, health_state.is_usable(), in_flight);
+                    metrics.health.set_gauges(pool.name(), name, health_state.is_usable(), in_flight);
                 }
             }
         }

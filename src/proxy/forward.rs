@@ -34,7 +34,7 @@ use crate::{
         clock::UnixMillis,
         endpoint::{AnswerShape, Endpoint},
     },
-    limits::{Costs, Permit, Size},
+    limits::{BodySize, Costs, Permit},
     routing,
     upstream::headers::TURN_STATE,
 };
@@ -126,13 +126,13 @@ async fn obtain(
 
     // Reserve the estimated usage and its cost.
     if !endpoint.is_free() {
-        let size = Size { bytes: received.rope.len(), encoded: received.encoded };
+        let size = BodySize { bytes: received.rope.len(), encoded: received.encoded };
         let estimate = tables.limits.estimate(permit, caller.owner, route.model, size, endpoint.has_output());
         let outcome = settlement.outcome();
-        (outcome.estimate, outcome.habit) = (Some(estimate), permit.habit());
+        (outcome.estimate, outcome.answer_averages) = (Some(estimate), permit.answer_averages());
         let began = settlement.outcome().id.millis();
         let asked = received.model.as_ref().map(|model| &*model.name);
-        let costs = if permit.asks_for(asked) {
+        let costs = if permit.apply_model_limits(asked) {
             highest_costs(tables, usable_targets(tables, caller, &route, *endpoint), asked, estimate, began)?
         } else {
             Costs::default()
@@ -162,7 +162,7 @@ async fn obtain(
     let (model, body) = (received.model.as_ref(), &received.rope);
     let (query, headers, owner, cuts) = (head.uri.query(), &head.headers, caller.owner, &cuts);
     let requires_usage = (caller.require_usage || route.require_usage) && endpoint.shape() == AnswerShape::Completion;
-    let telling_usage = requires_usage.then(|| received.telling_usage()).flatten();
+    let usage_edit = requires_usage.then(|| received.edit_to_report_usage()).flatten();
     let unowned = &unowned;
     let outgoing = OutgoingRequest {
         resource,
@@ -171,7 +171,7 @@ async fn obtain(
         body,
         cuts,
         model,
-        telling_usage,
+        usage_edit,
         owner,
         unowned,
         turn_issuer,

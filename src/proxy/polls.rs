@@ -14,7 +14,7 @@ use crate::{
     affinity::Recalled,
     domain::{
         endpoint::Endpoint,
-        origin::{Kind, Owner, Reference},
+        origin::{Owner, Reference, ReferenceKind},
         usage::PolledUsage,
     },
     metering::{AT_ONCE, PollAnswer, Polling},
@@ -41,15 +41,15 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
-            asked = polling.asked.recv(), if calls.len() < AT_ONCE => match asked {
+            request = polling.requests.recv(), if calls.len() < AT_ONCE => match request {
                 Some(row) => drop(calls.spawn(call(Arc::clone(&proxy), row))),
                 // The ledger ended before this task, so no more polls follow.
                 None => std::future::pending().await,
             },
             Some(called) = calls.join_next(), if !calls.is_empty() => {
-                if let Ok(told) = called {
+                if let Ok(result) = called {
                     // The ledger ended. The next start polls again.
-                    let _ = polling.told.send(told);
+                    let _ = polling.results.send(result);
                 }
             }
         }
@@ -57,8 +57,8 @@ pub async fn keep_polling(proxy: Arc<Proxy>, mut polling: Polling) {
 }
 
 async fn call(proxy: Arc<Proxy>, row: PendingRow) -> (PendingRow, PollAnswer) {
-    let told = timeout(WITHIN, poll(&proxy, &row)).await.ok().flatten();
-    (row, told.unwrap_or(PollAnswer::Failed))
+    let answer = timeout(WITHIN, poll(&proxy, &row)).await.ok().flatten();
+    (row, answer.unwrap_or(PollAnswer::Failed))
 }
 
 /// Polls one response. `None` = no usable answer.
@@ -76,7 +76,7 @@ async fn poll(proxy: &Proxy, row: &PendingRow) -> Option<PollAnswer> {
     *request.uri_mut() = upstream.uri(&resource, None).ok()?;
     let facts = RequestFacts { has_body: false, owner, turn_issuer: None };
     let wants = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
-    *request.headers_mut() = headers::up(&wants, facts, &upstream.config, Some(credential));
+    *request.headers_mut() = headers::for_upstream(&wants, facts, &upstream.config, Some(credential));
     let (head, body) = sender.send(request).await.ok()?.into_parts();
     if matches!(head.status, StatusCode::NOT_FOUND | StatusCode::GONE) {
         return Some(PollAnswer::Gone);
@@ -101,9 +101,9 @@ async fn credential_for<'a>(
         return Some(same);
     }
     // The credential has another name now. The affinity memory knows the account.
-    let reference = Reference::new(Kind::Response, row.response_id.as_bytes());
+    let reference = Reference::new(ReferenceKind::Response, row.response_id.as_bytes());
     let recalled = proxy.origins.recall_all(&[reference], owner, proxy.clock.since_epoch()).await;
-    let origin = recalled.into_iter().find_map(Recalled::anyones)?;
+    let origin = recalled.into_iter().find_map(Recalled::origin_of_any_owner)?;
     all().find(|credential| credential.account_id == origin.account)
 }
 

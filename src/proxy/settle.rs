@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use crate::{
     domain::{ledger::UsageState, money::Exchange, outcome::EndReason, problem::Problem, usage::Usage},
-    limits::{Permit, Used},
+    limits::{Permit, UsedTokens},
     metering::Settlement,
 };
 
@@ -46,16 +46,16 @@ impl SettleOnDrop {
     fn settle_permit(&mut self) {
         let Some(mut permit) = self.permit.take() else { return };
         let Some(charged) = self.settlement.charged() else {
-            return permit.settle(Used::Nothing, None, Exchange::default());
+            return permit.settle(UsedTokens::Nothing, None, Exchange::default());
         };
-        if let Some(lesson) = charged.lesson {
-            permit.learn(lesson);
+        if let Some(sample) = charged.sample {
+            permit.learn(sample);
         }
         let Usage { input, output, .. } = charged.usage;
         let used = match charged.state {
-            UsageState::Exact if charged.usage.is_nothing() => Used::Nothing,
-            UsageState::Exact | UsageState::UnpricedPart => Used::Tokens { input, output },
-            _ => Used::Partly { input, output: output.max(charged.text), seen: charged.seen },
+            UsageState::Exact if charged.usage.is_nothing() => UsedTokens::Nothing,
+            UsageState::Exact | UsageState::UnpricedPart => UsedTokens::Reported { input, output },
+            _ => UsedTokens::Partly { input, output: output.max(charged.text), seen: charged.seen },
         };
         permit.settle(used, charged.cost, charged.exchange);
     }

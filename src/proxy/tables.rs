@@ -20,12 +20,12 @@ use crate::{
         clock::{Clock, UnixMillis},
         money::Exchange,
     },
-    limits::{Limits, Meters, Shared},
+    limits::{Limits, LimitsInRedis, Meters},
     metering::Settlement,
     metrics::{Metrics, WorkerMetrics},
     routing::Routes,
     upstream::{
-        Pool, Pools, Unusable, Upstream,
+        Pool, Pools, Upstream, UpstreamConfigError,
         send::{self, Sender, TlsError},
     },
 };
@@ -94,7 +94,7 @@ impl SharedState {
     }
 
     /// Lets this process share its limits and budgets with the other replicas from now on.
-    pub fn share_limits(&mut self, shared: Arc<Shared>) {
+    pub fn share_limits(&mut self, shared: Arc<LimitsInRedis>) {
         self.meters.share(shared);
     }
 }
@@ -104,7 +104,7 @@ impl SharedState {
 pub enum TablesError {
     /// An address or a credential cannot be used.
     #[error(transparent)]
-    Upstream(#[from] Unusable),
+    Upstream(#[from] UpstreamConfigError),
     /// A certificate cannot be used.
     #[error("the `ca_file` of the upstream {0} cannot be used: {1}. Set `ca_file` to a PEM file of certificates")]
     Tls(Arc<str>, TlsError),
@@ -139,7 +139,7 @@ impl Tables {
     ///
     /// # Errors
     /// When an upstream cannot be used as it is configured.
-    pub fn at_rest(config: &Config) -> Result<Self, TablesError> {
+    pub fn for_commands(config: &Config) -> Result<Self, TablesError> {
         let metrics = Metrics::default();
         let common = SharedState::new(config, None, &metrics, Instant::now());
         Self::new(config, &Tls::new(config)?, &metrics, &common, &Arc::new(RandomSource::seeded(0)), None)
@@ -159,7 +159,7 @@ impl Tables {
         random: &Arc<RandomSource>,
         previous: Option<&Self>,
     ) -> Result<Self, TablesError> {
-        let config = config.apart();
+        let config = config.clone_without_shared_text();
         let upstream = |(upstream, pool): (&config::Upstream, &Arc<Pool>)| {
             Upstream::new(upstream.clone(), config.health, Arc::clone(pool), Arc::clone(random)).map(Arc::new)
         };

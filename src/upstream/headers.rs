@@ -99,7 +99,7 @@ pub struct RequestFacts {
 
 /// Returns the headers of the request to `upstream`: the client's permitted headers, overridden by the upstream's own, and its
 /// credential.
-pub fn up(
+pub fn for_upstream(
     client: &HeaderMap,
     facts: RequestFacts,
     upstream: &config::Upstream,
@@ -158,7 +158,7 @@ fn repeat_key(value: &HeaderValue, owner: Owner, credential: Option<&Credential>
 }
 
 /// Returns the headers of an upstream's answer that may be sent to the client.
-pub fn down(upstream: HeaderMap) -> HeaderMap {
+pub fn for_client(upstream: HeaderMap) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(upstream.len() + 3);
     let hop_headers = HopHeaders::of(&upstream);
     let mut last: Option<HeaderName> = None;

@@ -103,7 +103,7 @@ pub struct CredentialStatus {
 /// Why an upstream cannot be used: its base URL or a credential is invalid. The check of the configuration should have refused the
 /// setting.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum UpstreamConfigError {
     /// The base URL.
     #[error("the `base_url` of the upstream {0} cannot be used: {1}")]
     Url(Arc<str>, InvalidUri),
@@ -124,10 +124,10 @@ impl Upstream {
         health: config::Health,
         pool: Arc<Pool>,
         random: Arc<RandomSource>,
-    ) -> Result<Self, Unusable> {
+    ) -> Result<Self, UpstreamConfigError> {
         let uri = |endpoint: Endpoint| {
             let joined = (!endpoint.has_ids()).then(|| join(&config.base_url, &endpoint.into(), None));
-            joined.transpose().map_err(|error| Unusable::Url(config.name.clone(), error))
+            joined.transpose().map_err(|error| UpstreamConfigError::Url(config.name.clone(), error))
         };
         let uris = Endpoint::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
         let secrets = |credential: Option<(&Arc<str>, &str)>| {
@@ -139,7 +139,7 @@ impl Upstream {
             .iter()
             .map(|credential| {
                 let value = header_value(credential, bearer)
-                    .map_err(|_| Unusable::Credential(config.name.clone(), credential.name.clone()))?;
+                    .map_err(|_| UpstreamConfigError::Credential(config.name.clone(), credential.name.clone()))?;
                 Ok(Credential {
                     name: Some(Arc::clone(&credential.name)),
                     value: Some(value),

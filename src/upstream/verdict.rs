@@ -42,7 +42,7 @@ impl ReportedVerdicts {
 
     /// Records that the request has reported a failure of this kind, so that its next failure of the kind does not count against another
     /// candidate.
-    pub fn note(&mut self, verdict: Verdict) {
+    pub fn remember(&mut self, verdict: Verdict) {
         if let Some(given) = self.of(verdict) {
             *given = true;
         }

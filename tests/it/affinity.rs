@@ -7,7 +7,7 @@ use tidegate::{
     config::{Config, Group, Key, KeyLimits, Model, OnLostState},
     domain::{
         clock::Clock,
-        origin::{Kind, Origin, Owner, Reference},
+        origin::{Origin, Owner, Reference, ReferenceKind},
         random::{RandomBytes, seed},
     },
     store::origins::{EntryLifetime, OriginStore, OriginStoreLocation, StoredOrigin},
@@ -33,7 +33,7 @@ const DONE: &str =
     r#"{"object":"response","status":"completed","usage":{"input_tokens":1,"output_tokens":1,"total_tokens":2}}"#;
 
 /// An id that the store holds at the start: kind, text, upstream, account, name of the key, group of the key.
-type Known<'a> = (Kind, &'a str, &'a str, &'a str, &'a str, Option<&'a str>);
+type Known<'a> = (ReferenceKind, &'a str, &'a str, &'a str, &'a str, Option<&'a str>);
 
 /// Two upstreams with two accounts each, and a gateway in front of them.
 struct Fleet {

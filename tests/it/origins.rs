@@ -15,7 +15,7 @@ use tidegate::{
     domain::{
         affinity::LookupResult,
         clock::Clock,
-        origin::{Kind, Origin, Owner, Reference},
+        origin::{Origin, Owner, Reference, ReferenceKind},
         random::RandomBytes,
     },
     store::origins::{EntryLifetime, FILE, OriginStore, OriginStoreLocation, StoreError, StoredOrigin},
@@ -50,7 +50,7 @@ async fn open(place: &OriginStoreLocation) -> OriginStore {
 }
 
 fn reference(number: u64) -> Reference {
-    Reference::new(Kind::Response, format!("resp_{number}").as_bytes())
+    Reference::new(ReferenceKind::Response, format!("resp_{number}").as_bytes())
 }
 
 fn origin(account: u64, key: &str) -> Origin {
@@ -255,7 +255,7 @@ impl Replica {
         let telling = async {
             loop {
                 let recalled = self.keeping.origins.recall_all(references, by.owner, now()).await;
-                if !recalled.iter().any(|it| matches!(it, Recalled::CannotTell(_))) {
+                if !recalled.iter().any(|it| matches!(it, Recalled::LookupFailed(_))) {
                     return recalled;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -383,7 +383,7 @@ async fn two_replicas_know_each_others_ids_at_once() {
         // A late store is reported as such. An id that is reported as known is known.
         match recalled {
             Recalled::Own(found) => assert_eq!(found, a),
-            Recalled::CannotTell(None) => unsure += 1,
+            Recalled::LookupFailed(None) => unsure += 1,
             other => assert!(!known && other == Recalled::Unknown, "{number}: {other:?}"),
         }
         unsure += usize::from(!known);
@@ -409,7 +409,7 @@ async fn two_replicas_know_each_others_ids_at_once() {
 /// Memory while Redis is away: the time of a request, and the answers.
 async fn assert_works_without_redis(replica: &Replica, known: Origin) {
     let began = Instant::now();
-    assert_eq!(replica.recall(reference(9999), known).await, Recalled::CannotTell(None));
+    assert_eq!(replica.recall(reference(9999), known).await, Recalled::LookupFailed(None));
     let first = began.elapsed();
     let (shared, learned) = replica.learn(reference(100), known).await;
     assert!(!shared);
@@ -425,12 +425,12 @@ async fn assert_works_without_redis(replica: &Replica, known: Origin) {
             Recalled::Own(known),
             "memory must answer without the store"
         );
-        assert_eq!(replica.recall(reference(number + 10_000), known).await, Recalled::CannotTell(None));
+        assert_eq!(replica.recall(reference(number + 10_000), known).await, Recalled::LookupFailed(None));
     }
     eprintln!("99 more of each: {:?}", began.elapsed());
     assert!(began.elapsed() < GENEROUS, "{:?}", began.elapsed());
     // For another owner, the id looks like one that the replica cannot know.
-    assert_eq!(replica.recall(reference(150), origin(2, "b")).await, Recalled::CannotTell(Some(known)));
+    assert_eq!(replica.recall(reference(150), origin(2, "b")).await, Recalled::LookupFailed(Some(known)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -581,7 +581,7 @@ async fn a_replica_with_a_broken_store_file_serves_from_memory() {
     let _ = replica.learn(reference(1), a).await;
     assert_eq!(replica.recall(reference(1), a).await, Recalled::Own(a));
     until("the fault to be noticed", async || replica.condition.faults().iter().all(|(_, fails)| *fails)).await;
-    assert_eq!(replica.recall(reference(2), a).await, Recalled::CannotTell(None));
+    assert_eq!(replica.recall(reference(2), a).await, Recalled::LookupFailed(None));
     // An operator moves the broken file away.
     fs::remove_file(&path).unwrap();
     replica.wait_for_store().await;

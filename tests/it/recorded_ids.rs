@@ -14,7 +14,7 @@ use tidegate::{
     config::{Config, UnknownIds},
     domain::{
         clock::Clock,
-        origin::{Kind, Origin, Owner, Reference},
+        origin::{Origin, Owner, Reference, ReferenceKind},
         random,
     },
 };
@@ -51,17 +51,17 @@ fn made_here() -> Recalled {
     made_at("up", "UP_KEY")
 }
 
-async fn recall(gateway: &Gateway, id: (Kind, &str), by: Owner) -> Recalled {
+async fn recall(gateway: &Gateway, id: (ReferenceKind, &str), by: Owner) -> Recalled {
     let reference = Reference::new(id.0, id.1.as_bytes());
     gateway.handle.origins().recall_all(&[reference], by, Clock::system().since_epoch()).await[0]
 }
 
 /// The record of an id in memory or in the store. A busy machine may take longer than a request would wait.
-async fn recorded(gateway: &Gateway, id: (Kind, &str), by: Owner) -> Recalled {
+async fn recorded(gateway: &Gateway, id: (ReferenceKind, &str), by: Owner) -> Recalled {
     let telling = async {
         loop {
             let recalled = recall(gateway, id, by).await;
-            if !matches!(recalled, Recalled::CannotTell(_)) {
+            if !matches!(recalled, Recalled::LookupFailed(_)) {
                 return recalled;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

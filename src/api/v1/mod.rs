@@ -23,8 +23,8 @@ pub(super) async fn unknown_url(
     request: Request,
 ) -> Response {
     let tables = data.proxy.tables();
-    let error = ApiError::unknown_url(&tables, request.uri().path()).sent(&tables, &arrival, &request);
-    refuse(&data, &arrival, error.leaving(request.body()))
+    let error = ApiError::unknown_url(&tables, request.uri().path()).with_request_in_log(&tables, &arrival, &request);
+    refuse(&data, &arrival, error.closing_unless_read(request.body()))
 }
 
 /// Answers a request whose path exists, but not with this method: 405.
@@ -35,8 +35,8 @@ fn other_method(
     allow: impl Into<Cow<'static, str>>,
 ) -> Response {
     let error = ApiError::method_not_allowed(request.uri().path(), allow);
-    let error = error.sent(&data.proxy.tables(), arrival, request);
-    refuse(data, arrival, error.leaving(request.body()))
+    let error = error.with_request_in_log(&data.proxy.tables(), arrival, request);
+    refuse(data, arrival, error.closing_unless_read(request.body()))
 }
 
 /// The response for an error that Tidegate itself answers.

@@ -24,7 +24,7 @@ pub(in crate::api) async fn other_method(
     let upgrade = request.headers().get_all(UPGRADE).iter();
     let websocket = upgrade.into_iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if request.method() == Method::GET && websocket {
-        return refuse(&data, &arrival, ApiError::websocket_unsupported().leaving(request.body()));
+        return refuse(&data, &arrival, ApiError::websocket_unsupported().closing_unless_read(request.body()));
     }
     refuse_method(&data, &arrival, &request, "POST")
 }

@@ -68,6 +68,6 @@ async fn answer(
             let body = statement(&data.proxy, &tables, &caller, query).await;
             data.proxy.answer(&arrival, &caller, body).map(Body::new)
         }
-        Err(error) => refuse(data, &arrival, error.leaving(request.body())),
+        Err(error) => refuse(data, &arrival, error.closing_unless_read(request.body())),
     }
 }

@@ -28,7 +28,7 @@ use super::undelivered::UndeliveredAlerts;
 use crate::{
     concurrent::alert_queue::AlertDeliveryStatus,
     config::{self, Config},
-    domain::{alert::Raised, clock::Clock},
+    domain::{alert::QueuedAlert, clock::Clock},
     upstream::send,
 };
 
@@ -45,21 +45,21 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Posts the raised alerts to the operator's webhook, in their order. Returns when all senders of the queue are gone.
 pub(super) async fn run(
-    mut queue: mpsc::Receiver<Raised>,
+    mut queue: mpsc::Receiver<QueuedAlert>,
     config: watch::Receiver<Arc<Config>>,
     clock: Clock,
     status: Arc<AlertDeliveryStatus>,
     undelivered: &UndeliveredAlerts,
 ) {
-    while let Some(raised) = queue.recv().await {
+    while let Some(queued) = queue.recv().await {
         let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
-        let alert = &raised.alert;
+        let alert = &queued.alert;
         tracing::warn!(event = alert.event.name(), subject = alert.subject, "{}", alert.text);
         loop {
             // Read before each try: a reload may have changed the receiver.
             let receiver = config.borrow().alerts.clone();
             let Some(receiver) = receiver else { break };
-            match timeout(ANSWER_TIMEOUT, post(&receiver, &raised, clock))
+            match timeout(ANSWER_TIMEOUT, post(&receiver, &queued, clock))
                 .await
                 .unwrap_or_else(|_| Err("no answer in time".into()))
             {
@@ -87,12 +87,12 @@ pub(super) async fn run(
                 }
             }
         }
-        undelivered.remove(&raised.id);
+        undelivered.remove(&queued.id);
     }
 }
 
-async fn post(receiver: &config::AlertSettings, raised: &Raised, clock: Clock) -> Result<(), BoxError> {
-    let Raised { id, time_ms, alert } = raised;
+async fn post(receiver: &config::AlertSettings, queued: &QueuedAlert, clock: Clock) -> Result<(), BoxError> {
+    let QueuedAlert { id, time_ms, alert } = queued;
     let time = i64::try_from(*time_ms).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok());
     let body = json!({
         "id": id,

@@ -30,10 +30,10 @@ use crate::{
     concurrent::alert_queue::Alerts,
     config::Config,
     domain::{
-        alert::{Alert, Raised},
+        alert::{Alert, QueuedAlert},
         clock::Clock,
         health_state::{EjectionCause, HealthState},
-        spending::Crossed,
+        spending::ThresholdReached,
     },
     metrics::Metrics,
 };
@@ -78,10 +78,10 @@ pub(super) fn start(sources: AlertSources, data_dir: &DataDir) -> io::Result<Ale
     let status = Arc::clone(&sources.metrics.alerts);
     let (alerts, queue) = Alerts::new(QUEUE, Arc::clone(&status));
     let file = data_dir.file(undelivered::FILE);
-    let crossings = sources.spending.subscribe();
+    let reached_thresholds = sources.spending.subscribe();
     let run = move || {
         let (undelivered, clock, config) = (UndeliveredAlerts::open(file), sources.clock, sources.config.clone());
-        let raiser = AlertRaiser { alerts, undelivered: &undelivered, clock, number: Cell::new(0), crossings };
+        let raiser = AlertRaiser { alerts, undelivered: &undelivered, clock, number: Cell::new(0), reached_thresholds };
         raiser.raise_undelivered();
         let delivering = deliver::run(queue, config.clone(), clock, status, &undelivered);
         runtime.block_on(async {
@@ -92,7 +92,7 @@ pub(super) fn start(sources: AlertSources, data_dir: &DataDir) -> io::Result<Ale
             }
         });
         if config.borrow().alerts.is_some() {
-            raiser.save_crossed();
+            raiser.save_budget_alerts();
         }
         // A DNS lookup cannot be interrupted, so the runtime does not wait for it.
         runtime.shutdown_background();
@@ -108,41 +108,41 @@ struct AlertRaiser<'a> {
     clock: Clock,
     /// The number of the last alert, part of its id.
     number: Cell<u64>,
-    crossings: mpsc::Receiver<Crossed>,
+    reached_thresholds: mpsc::Receiver<ThresholdReached>,
 }
 
 impl AlertRaiser<'_> {
     fn raise(&self, alert: Alert) {
-        let raised = self.raised(alert);
-        self.undelivered.add(&raised);
-        let id = raised.id.clone();
-        if !self.alerts.raise(raised) {
+        let queued = self.queued_alert(alert);
+        self.undelivered.add(&queued);
+        let id = queued.id.clone();
+        if !self.alerts.raise(queued) {
             self.undelivered.remove(&id);
         }
     }
 
     /// Queues the alerts that an earlier process did not deliver.
     fn raise_undelivered(&self) {
-        for raised in self.undelivered.all() {
-            self.alerts.raise(raised);
+        for queued in self.undelivered.all() {
+            self.alerts.raise(queued);
         }
     }
 
-    fn raised(&self, alert: Alert) -> Raised {
+    fn queued_alert(&self, alert: Alert) -> QueuedAlert {
         self.number.set(self.number.get() + 1);
         let time_ms = u64::try_from(self.clock.since_epoch().as_millis()).unwrap_or(u64::MAX);
-        Raised { id: format!("alert_{time_ms:x}_{}", self.number.get()), time_ms, alert }
+        QueuedAlert { id: format!("alert_{time_ms:x}_{}", self.number.get()), time_ms, alert }
     }
 
     /// Raises an alert for each budget that reached a threshold since the last call.
-    fn raise_crossed(&self) {
-        watch::budgets(self.crossings.try_iter().collect()).into_iter().for_each(|alert| self.raise(alert));
+    fn raise_budget_alerts(&self) {
+        watch::budgets(self.reached_thresholds.try_iter().collect()).into_iter().for_each(|alert| self.raise(alert));
     }
 
     /// Saves these alerts without queueing them: at shutdown nothing is delivered any more, and the next start does it.
-    fn save_crossed(&self) {
-        for alert in watch::budgets(self.crossings.try_iter().collect()) {
-            self.undelivered.add(&self.raised(alert));
+    fn save_budget_alerts(&self) {
+        for alert in watch::budgets(self.reached_thresholds.try_iter().collect()) {
+            self.undelivered.add(&self.queued_alert(alert));
         }
     }
 }
@@ -156,10 +156,10 @@ async fn watch_for_events(sources: AlertSources, raiser: &AlertRaiser<'_>) {
         // conditions that still hold.
         if config.alerts.is_none() {
             watcher = Watcher::new(sources.times);
-            raiser.crossings.try_iter().for_each(drop);
+            raiser.reached_thresholds.try_iter().for_each(drop);
             continue;
         }
-        raiser.raise_crossed();
+        raiser.raise_budget_alerts();
         for alert in watcher.due_alerts(Instant::now(), &sources.view(&config)) {
             raiser.raise(alert);
         }

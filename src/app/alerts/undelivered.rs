@@ -6,7 +6,7 @@ use std::{cell::RefCell, io, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    domain::alert::{Alert, AlertEvent, Raised},
+    domain::alert::{Alert, AlertEvent, QueuedAlert},
     store::files,
 };
 
@@ -38,20 +38,20 @@ impl UndeliveredAlerts {
     }
 
     /// Returns all alerts that the webhook has not accepted yet, the oldest first.
-    pub(super) fn all(&self) -> Vec<Raised> {
-        let raised = |stored: &StoredAlert| {
+    pub(super) fn all(&self) -> Vec<QueuedAlert> {
+        let queued = |stored: &StoredAlert| {
             let alert = Alert {
                 event: AlertEvent::named(&stored.event)?,
                 subject: stored.subject.clone(),
                 text: stored.text.clone(),
             };
-            Some(Raised { id: stored.id.clone(), time_ms: stored.time_ms, alert })
+            Some(QueuedAlert { id: stored.id.clone(), time_ms: stored.time_ms, alert })
         };
-        self.stored_alerts.borrow().iter().filter_map(raised).collect()
+        self.stored_alerts.borrow().iter().filter_map(queued).collect()
     }
 
     /// Keeps an undelivered alert in the file if its event happens once. The watcher raises other alerts again by itself.
-    pub(super) fn add(&self, Raised { id, time_ms, alert: Alert { event, subject, text } }: &Raised) {
+    pub(super) fn add(&self, QueuedAlert { id, time_ms, alert: Alert { event, subject, text } }: &QueuedAlert) {
         if event.happens_once() {
             let (id, event) = (id.clone(), event.name().to_owned());
             let stored = StoredAlert { id, time_ms: *time_ms, event, subject: subject.clone(), text: text.clone() };
@@ -90,13 +90,13 @@ mod tests {
     fn alerts_of_one_time_events_survive_a_restart_until_they_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
-        let raised = |id: &str, event| {
+        let queued = |id: &str, event| {
             let alert = Alert { event, subject: "key a".into(), text: "spent".into() };
-            Raised { id: id.into(), time_ms: 7, alert }
+            QueuedAlert { id: id.into(), time_ms: 7, alert }
         };
-        let (spent, warned) = (raised("1", AlertEvent::BudgetSpent), raised("2", AlertEvent::BudgetWarning));
+        let (spent, warned) = (queued("1", AlertEvent::BudgetSpent), queued("2", AlertEvent::BudgetWarning));
         let undelivered = UndeliveredAlerts::open(file.clone());
-        for one in [&spent, &warned, &raised("3", AlertEvent::UpstreamEjected)] {
+        for one in [&spent, &warned, &queued("3", AlertEvent::UpstreamEjected)] {
             undelivered.add(one);
         }
         let again = UndeliveredAlerts::open(file.clone());

@@ -12,7 +12,7 @@ use crate::domain::{
     alert::{Alert, AlertEvent},
     health_state::EjectionCause,
     money::{Money, UNIT, decimal},
-    spending::{BudgetKey, Crossed},
+    spending::{BudgetKey, ThresholdReached},
 };
 
 /// With so many waiting rows, the ledger counts as behind: 100 seconds' worth at 100 requests a second.
@@ -156,10 +156,10 @@ impl Watcher {
 }
 
 /// Makes the alerts for budgets whose spend reached a threshold. A budget that reached several at once gets one alert, for the highest.
-pub(super) fn budgets(mut crossed: Vec<Crossed>) -> Vec<Alert> {
-    crossed.sort_by_key(|crossed| std::cmp::Reverse(crossed.threshold));
-    let mut reported: Vec<Crossed> = Vec::new();
-    for one in crossed {
+pub(super) fn budgets(mut reached: Vec<ThresholdReached>) -> Vec<Alert> {
+    reached.sort_by_key(|reached| std::cmp::Reverse(reached.threshold));
+    let mut reported: Vec<ThresholdReached> = Vec::new();
+    for one in reached {
         if !reported.iter().any(|other| other.budget == one.budget) {
             reported.push(one);
         }
@@ -167,9 +167,13 @@ pub(super) fn budgets(mut crossed: Vec<Crossed>) -> Vec<Alert> {
     reported.iter().map(budget).collect()
 }
 
-fn budget(crossed: &Crossed) -> Alert {
-    let Crossed { budget: BudgetKey { spender, name, model, currency, window, span: _ }, threshold, limit, spent } =
-        crossed;
+fn budget(reached: &ThresholdReached) -> Alert {
+    let ThresholdReached {
+        budget: BudgetKey { spender, name, model, currency, window, span: _ },
+        threshold,
+        limit,
+        spent,
+    } = reached;
     let subject = format!("{} {name}", spender.name());
     let models = model.as_ref().map(|model| format!(" for `{}`", model.0)).unwrap_or_default();
     let budget = Money { nano: *limit, currency: *currency };
@@ -259,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_reported_once_for_the_highest_threshold_that_it_reached() {
-        let crossed = |name: &str, threshold: u64, model: Option<&str>| Crossed {
+        let reached = |name: &str, threshold: u64, model: Option<&str>| ThresholdReached {
             budget: BudgetKey {
                 spender: Spender::Key,
                 name: name.into(),
@@ -272,17 +276,17 @@ mod tests {
             limit: 5 * UNIT,
             spent: 6 * UNIT,
         };
-        let reported = budgets(vec![crossed("a", UNIT / 5 * 4, None)]);
+        let reported = budgets(vec![reached("a", UNIT / 5 * 4, None)]);
         assert_eq!(events(&reported), [("budget_warning", "key a")]);
         assert!(
             reported[0].text.starts_with("6 of the budget of 5 CNY/day of the key a are spent: 80 %"),
             "{reported:?}"
         );
         let reported = budgets(vec![
-            crossed("a", UNIT / 2, None),
-            crossed("a", UNIT, None),
-            crossed("a", UNIT, Some("gpt-*")),
-            crossed("b", UNIT / 2, None),
+            reached("a", UNIT / 2, None),
+            reached("a", UNIT, None),
+            reached("a", UNIT, Some("gpt-*")),
+            reached("b", UNIT / 2, None),
         ]);
         assert_eq!(
             events(&reported),

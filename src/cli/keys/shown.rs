@@ -62,8 +62,8 @@ impl KeyStore {
             why,
             missing: None,
             declared_in: "the store".into(),
-            created: Some(time::written(key.created_ms)),
-            previous_until: key.previous.as_ref().map(|previous| time::written(previous.until_ms)),
+            created: Some(time::format_moment(key.created_ms)),
+            previous_until: key.previous.as_ref().map(|previous| time::format_moment(previous.until_ms)),
             settings: key.settings.clone(),
         }
     }
@@ -128,7 +128,7 @@ impl KeyView {
             "refused_because": self.why,
             "missing": self.missing,
             "created": self.created,
-            "expires": self.settings.expires_ms.map(time::written),
+            "expires": self.settings.expires_ms.map(time::format_moment),
             "previous_until": self.previous_until,
             "settings": self.settings,
             "declared_in": self.declared_in,
@@ -145,7 +145,7 @@ impl KeyView {
             ("not set for this command", self.missing.clone()),
             ("declared in", Some(self.declared_in.clone())),
             ("created", self.created.clone()),
-            ("expires", self.settings.expires_ms.map(time::written)),
+            ("expires", self.settings.expires_ms.map(time::format_moment)),
             ("previous secret works until", self.previous_until.clone()),
         ];
         lines.extend(fixed.into_iter().filter_map(|(name, text)| Some(vec![name.to_owned(), text?])));
@@ -180,7 +180,7 @@ pub(super) fn with_audit(key: Option<&KeyView>, name: &str, audit: &[AuditEntry]
         };
         let entry = |entry: &AuditEntry| {
             json!({
-                "time": time::written(entry.time_ms), "actor": entry.actor, "action": entry.action,
+                "time": time::format_moment(entry.time_ms), "actor": entry.actor, "action": entry.action,
                 "before": entry.before, "after": entry.after,
             })
         };
@@ -193,7 +193,7 @@ pub(super) fn with_audit(key: Option<&KeyView>, name: &str, audit: &[AuditEntry]
         let short =
             |hash: &Option<String>| hash.as_ref().map_or("-", |hash| hash.get(..SHORT).unwrap_or(hash)).to_owned();
         let what = format!("{action} by {actor} ({} -> {})", short(before), short(after));
-        lines.push(vec![time::written(*time_ms), what]);
+        lines.push(vec![time::format_moment(*time_ms), what]);
     }
     output::in_lines(&lines)
 }

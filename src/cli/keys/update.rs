@@ -59,7 +59,7 @@ impl KeyStore {
         }
         self.change(KeyChange::Replace(&after, "update")).await?;
         for fault in old {
-            output::note(format_args!("{name}: {fault}"));
+            output::print_remark(format_args!("{name}: {fault}"));
         }
         let lines = [vec![format!("updated {name}")], changes(&before.settings, &after.settings)].concat();
         Ok(lines.join("\n"))
@@ -69,7 +69,7 @@ impl KeyStore {
 /// Returns a line for each setting that changed.
 fn changes(before: &KeySettings, after: &KeySettings) -> Vec<String> {
     let text = |settings: &KeySettings, name: &str| match (name, settings.expires_ms) {
-        ("expires_ms", Some(ends)) => time::written(ends),
+        ("expires_ms", Some(ends)) => time::format_moment(ends),
         _ => json!(settings).get(name).map_or_else(|| "not set".to_owned(), words),
     };
     let (one, other) = (json!(before), json!(after));

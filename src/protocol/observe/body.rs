@@ -7,7 +7,7 @@ use super::{
     read::{code, id, is_error, name, status, text, value},
 };
 use crate::{
-    domain::origin::Kind,
+    domain::origin::ReferenceKind,
     protocol::{
         json::{DuplicatePolicy, Paths, Scanner, Value},
         references::answer::{AnswerReference, Candidates},
@@ -112,17 +112,18 @@ impl Body {
         let (id, below, all): (_, &[&str], _) = match object {
             // After a deletion no client will send this id again.
             "response" if matches!(value(body, DELETED), Some(Value::Bool(true))) => return,
-            "response" => (Some(Kind::Response), &["conversation", "output"], true),
-            "response.compaction" => (Some(Kind::Response), &["output"], false),
-            "conversation" => (Some(Kind::Conversation), &[], false),
+            "response" => (Some(ReferenceKind::Response), &["conversation", "output"], true),
+            "response.compaction" => (Some(ReferenceKind::Response), &["output"], false),
+            "conversation" => (Some(ReferenceKind::Conversation), &[], false),
             "list" => (None, &["data"], false),
-            "item" => (Some(Kind::Item), &["encrypted_content", "content"], false),
+            "item" => (Some(ReferenceKind::Item), &["encrypted_content", "content"], false),
             _ => return,
         };
         let found = &body.sought().learner.collect;
         let id = id.and_then(|kind| AnswerReference::id(kind, text(body, ID)?));
         // These objects also contain a client's own data. Such data may only name itself: items and encrypted content.
-        let is_own = |learned: &AnswerReference| all || matches!(learned.kind, Kind::Item | Kind::Encrypted);
+        let is_own =
+            |learned: &AnswerReference| all || matches!(learned.kind, ReferenceKind::Item | ReferenceKind::Encrypted);
         let learned = id.into_iter().chain(found.below(below).filter(is_own));
         memory.learn(learned.map(|learned| learned.made(all)), found.dropped());
     }

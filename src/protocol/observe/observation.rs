@@ -1,6 +1,6 @@
 //! The observation: everything that the observer reads in an answer.
 
-use crate::domain::usage::{Hidden, Usage};
+use crate::domain::usage::{HiddenReasoning, Usage};
 
 /// The observer stops reading an answer with deeper nesting. Real answers have tens of levels, and each level costs one bit.
 pub(super) const MAX_DEPTH: u64 = 64 * 1024;
@@ -24,7 +24,7 @@ pub struct Observation {
     /// Whether the output has a part that is not text: an image or audio.
     pub other_output: bool,
     /// Signs of reasoning that is not in the answer as text.
-    pub hidden: Hidden,
+    pub hidden: HiddenReasoning,
     /// Whether the observer saw all of the answer: its terminal event, or the clean end of its transfer.
     pub whole: bool,
     /// Whether the answer is an error, and no object of the API.

@@ -7,7 +7,7 @@ use super::{
     reported_usage::ReportedUsage,
     text::{Output, TextCopyKind},
 };
-use crate::{domain::usage::Hidden, protocol::json::StringInterest};
+use crate::{domain::usage::HiddenReasoning, protocol::json::StringInterest};
 
 /// The reader follows this many levels of nesting. Documented names need fewer than 10.
 const MAX_LEVELS: usize = 32;
@@ -187,7 +187,7 @@ impl Reading {
     }
 
     /// Returns the signs of reasoning that is not in the answer as text.
-    pub(super) fn hidden(&self) -> Hidden {
+    pub(super) fn hidden(&self) -> HiddenReasoning {
         self.output.hidden()
     }
 

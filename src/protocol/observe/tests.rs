@@ -3,7 +3,7 @@ use std::{fs, path::Path};
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::*;
-use crate::domain::usage::{Hidden, MAX_TOKENS, Usage};
+use crate::domain::usage::{HiddenReasoning, MAX_TOKENS, Usage};
 
 mod dialects;
 mod learning;
@@ -24,7 +24,7 @@ fn observe<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]
     observer.finish();
     // How far it is, what it leaves behind and how much text it holds have tests of their own.
     let seen = observer.seen().clone();
-    let hidden = Hidden::default();
+    let hidden = HiddenReasoning::default();
     Observation { status: None, text_tokens: 0, other_output: false, hidden, whole: false, is_error: false, ..seen }
 }
 

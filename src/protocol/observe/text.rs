@@ -4,7 +4,7 @@ mod run;
 
 use self::run::Run;
 use crate::{
-    domain::usage::Hidden,
+    domain::usage::HiddenReasoning,
     protocol::tokens::{self, TextTally},
 };
 
@@ -137,8 +137,8 @@ impl Output {
     }
 
     /// Returns the signs of reasoning that is not in the answer as text.
-    pub(super) fn hidden(&self) -> Hidden {
+    pub(super) fn hidden(&self) -> HiddenReasoning {
         let sealed = self.sealed.iter().zip(&self.sealed_now).map(|(over, now)| over + now).max();
-        Hidden { thinks: self.thinks && !self.is_aloud, sealed: sealed.filter(|_| self.is_sealed) }
+        HiddenReasoning { thinks: self.thinks && !self.is_aloud, sealed: sealed.filter(|_| self.is_sealed) }
     }
 }

@@ -32,7 +32,7 @@ use super::{
     ids::{MAX_ID, kind_of, trimmed},
 };
 use crate::{
-    domain::origin::{Kind, Reference},
+    domain::origin::{Reference, ReferenceKind},
     protocol::json::JsonErrorKind,
 };
 
@@ -57,17 +57,17 @@ macro_rules! below {
     ($($top:expr),* $(,)?) => {
         &[
             $($top,)*
-            Rule::id(at(RESPONSE), "id", Kind::Response),
-            Rule::id_or_into(at(RESPONSE), "conversation", Kind::Conversation, CONVERSATION),
-            Rule::id(at(CONVERSATION), "id", Kind::Conversation),
+            Rule::id(at(RESPONSE), "id", ReferenceKind::Response),
+            Rule::id_or_into(at(RESPONSE), "conversation", ReferenceKind::Conversation, CONVERSATION),
+            Rule::id(at(CONVERSATION), "id", ReferenceKind::Conversation),
             Rule::into(at(RESPONSE), "output", ITEM),
-            Rule::id(at(ITEM), "id", Kind::Item),
+            Rule::id(at(ITEM), "id", ReferenceKind::Item),
             Rule::take(at(ITEM) | at(CONTENT), "encrypted_content", StringRule::Encrypted),
-            Rule::id(at(ITEM) | at(ENVIRONMENT) | at(ANNOTATION), "container_id", Kind::Container),
+            Rule::id(at(ITEM) | at(ENVIRONMENT) | at(ANNOTATION), "container_id", ReferenceKind::Container),
             Rule::into(at(ITEM), "content", CONTENT),
             Rule::into(at(ITEM), "environment", ENVIRONMENT),
             Rule::into(at(CONTENT), "annotations", ANNOTATION),
-            Rule::id(at(ANNOTATION), "file_id", Kind::File),
+            Rule::id(at(ANNOTATION), "file_id", ReferenceKind::File),
             Rule::take(at(ANNOTATION), "type", StringRule::Type),
         ]
     };
@@ -87,7 +87,7 @@ static EVENT: Grammar = Grammar::new(
 /// The grammar of a whole body of any type. Its `object` gives the kind of its own `id`.
 static BODY: Grammar = Grammar::new(
     below![
-        Rule::id_or_into(at(TOP), "conversation", Kind::Conversation, CONVERSATION),
+        Rule::id_or_into(at(TOP), "conversation", ReferenceKind::Conversation, CONVERSATION),
         Rule::into(at(TOP), "output", ITEM),
         Rule::into(at(TOP), "data", ITEM),
         Rule::take(at(TOP), "encrypted_content", StringRule::Encrypted),
@@ -104,7 +104,7 @@ static CHAT: Grammar = Grammar::new(
         Rule::into(at(CHOICE), "message", MESSAGE),
         Rule::into(at(CHOICE), "delta", MESSAGE),
         Rule::into(at(MESSAGE), "audio", AUDIO),
-        Rule::id(at(AUDIO), "id", Kind::Item),
+        Rule::id(at(AUDIO), "id", ReferenceKind::Item),
     ],
     NOTHING,
     false,
@@ -114,19 +114,19 @@ static CHAT: Grammar = Grammar::new(
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AnswerReference {
     /// The kind of the named object.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// The hash of the id.
     pub reference: Reference,
     /// The kind and reference that the value itself indicates, if that is another kind. A later request may contain the id at a
     /// place that gives no kind.
-    pub by_value: Option<(Kind, Reference)>,
+    pub by_value: Option<(ReferenceKind, Reference)>,
     /// The answer only contains objects that its provider made, and no data of a client.
     pub is_made: bool,
 }
 
 impl AnswerReference {
     /// Creates the reference of an id; `None` if the text cannot be an id.
-    pub(in crate::protocol) fn id(kind: Kind, id: &str) -> Option<Self> {
+    pub(in crate::protocol) fn id(kind: ReferenceKind, id: &str) -> Option<Self> {
         let text = trimmed(id.as_bytes());
         let own = kind_of(text, true).map(|(own, _)| own).filter(|own| *own != kind);
         let by_value = own.map(|own| (own, Reference::new(own, text)));
@@ -224,7 +224,7 @@ impl Collect for Candidates {
             let mut index = 0;
             self.found.retain(|found| {
                 index += 1;
-                index <= self.before || found.learned.kind != Kind::File
+                index <= self.before || found.learned.kind != ReferenceKind::File
             });
         }
     }

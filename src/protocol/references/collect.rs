@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use super::grammar::ObjectKind;
 use crate::{
-    domain::origin::{Kind, Reference},
+    domain::origin::{Reference, ReferenceKind},
     protocol::json::JsonErrorKind,
 };
 
 /// A reference that the finder found.
 #[derive(Debug)]
 pub(in crate::protocol) struct Hit {
-    pub(super) kind: Kind,
+    pub(super) kind: ReferenceKind,
     /// The hash of the id. `None`: the value is too long for an id, or no text.
     pub(super) reference: Option<Reference>,
     /// Index of the rule of its name. `None`: no rule applies, and only the value looks like an id.
@@ -19,7 +19,7 @@ pub(in crate::protocol) struct Hit {
     /// The value is an id, and not only a word that looks like one.
     pub(super) is_id: bool,
     /// The kind and reference that the value itself indicates, if that is another kind.
-    pub(super) by_value: Option<(Kind, Reference)>,
+    pub(super) by_value: Option<(ReferenceKind, Reference)>,
     /// The kind of the object that contains the reference.
     pub(super) place: ObjectKind,
     /// Index of the rule of the top-level name that contains the reference.

@@ -55,7 +55,7 @@ use super::{
 };
 use crate::domain::{
     endpoint::{Endpoint, Surface},
-    origin::Kind,
+    origin::ReferenceKind,
 };
 
 /// An object in which names have no meaning.
@@ -93,16 +93,16 @@ macro_rules! and_elsewhere {
     ($($rule:expr),* $(,)?) => {
         &[
             $($rule,)*
-            Rule::id(EVERYWHERE, "previous_response_id", Kind::Response).in_any_case(),
-            Rule::id(EVERYWHERE, "response_id", Kind::Response).in_any_case(),
-            Rule::id(EVERYWHERE, "conversation", Kind::Conversation).in_any_case(),
-            Rule::id(EVERYWHERE, "conversation_id", Kind::Conversation).in_any_case(),
-            Rule::id(EVERYWHERE, "file_id", Kind::File).in_any_case(),
-            Rule::id(EVERYWHERE, "file_ids", Kind::File).in_any_case(),
-            Rule::id(EVERYWHERE, "vector_store_ids", Kind::VectorStore).in_any_case(),
-            Rule::id(EVERYWHERE, "container", Kind::Container).in_any_case(),
-            Rule::id(EVERYWHERE, "container_id", Kind::Container).in_any_case(),
-            Rule::id(EVERYWHERE, "skill_id", Kind::Skill).in_any_case(),
+            Rule::id(EVERYWHERE, "previous_response_id", ReferenceKind::Response).in_any_case(),
+            Rule::id(EVERYWHERE, "response_id", ReferenceKind::Response).in_any_case(),
+            Rule::id(EVERYWHERE, "conversation", ReferenceKind::Conversation).in_any_case(),
+            Rule::id(EVERYWHERE, "conversation_id", ReferenceKind::Conversation).in_any_case(),
+            Rule::id(EVERYWHERE, "file_id", ReferenceKind::File).in_any_case(),
+            Rule::id(EVERYWHERE, "file_ids", ReferenceKind::File).in_any_case(),
+            Rule::id(EVERYWHERE, "vector_store_ids", ReferenceKind::VectorStore).in_any_case(),
+            Rule::id(EVERYWHERE, "container", ReferenceKind::Container).in_any_case(),
+            Rule::id(EVERYWHERE, "container_id", ReferenceKind::Container).in_any_case(),
+            Rule::id(EVERYWHERE, "skill_id", ReferenceKind::Skill).in_any_case(),
             Rule::text(EVERYWHERE, "text"),
             Rule::label(EVERYWHERE, "type"),
             Rule::text(EVERYWHERE, "output"),
@@ -119,7 +119,7 @@ macro_rules! and_items {
     ($($rule:expr),* $(,)?) => {
         and_elsewhere![
             $($rule,)*
-            Rule::id(at(ITEM), "id", Kind::Item).member(LABEL),
+            Rule::id(at(ITEM), "id", ReferenceKind::Item).member(LABEL),
             Rule::take(at(ITEM), "type", StringRule::Type).member(LABEL),
             Rule::once(at(ITEM), "role").member(ROLE).tolerant(),
             Rule::once(at(ITEM), "status").member(STATUS).tolerant(),
@@ -142,16 +142,16 @@ macro_rules! and_items {
             Rule::once(at(ITEM), "approval_request_id").member(APPROVAL).tolerant(),
             Rule::take(at(ITEM), "encrypted_content", StringRule::Encrypted).member(ENCRYPTED),
             Rule::take(at(PART) | at(INNER), "encrypted_content", StringRule::Encrypted).tolerant(),
-            Rule::id(at(PART) | at(FILE), "file_id", Kind::File),
-            Rule::id(at(TOOL), "vector_store_ids", Kind::VectorStore),
-            Rule::id_or_into(at(TOOL), "container", Kind::Container, CONTAINER),
+            Rule::id(at(PART) | at(FILE), "file_id", ReferenceKind::File),
+            Rule::id(at(TOOL), "vector_store_ids", ReferenceKind::VectorStore),
+            Rule::id_or_into(at(TOOL), "container", ReferenceKind::Container, CONTAINER),
             Rule::into(at(TOOL), "environment", ENVIRONMENT),
             Rule::into(at(TOOL), "input_image_mask", FILE),
             Rule::into(at(TOOL), "tools", TOOL),
-            Rule::id(at(CONTAINER) | at(ENVIRONMENT), "file_ids", Kind::File),
-            Rule::id(at(ENVIRONMENT), "container_id", Kind::Container),
+            Rule::id(at(CONTAINER) | at(ENVIRONMENT), "file_ids", ReferenceKind::File),
+            Rule::id(at(ENVIRONMENT), "container_id", ReferenceKind::Container),
             Rule::into(at(CONTAINER) | at(ENVIRONMENT), "skills", SKILL),
-            Rule::id(at(SKILL), "skill_id", Kind::Skill),
+            Rule::id(at(SKILL), "skill_id", ReferenceKind::Skill),
         ]
     };
 }
@@ -162,17 +162,17 @@ const ELSEWHERE: [ObjectKind; 16] =
 
 static RESPONSES: Grammar = Grammar::new(
     and_items![
-        Rule::id_or_into(at(TOP), "previous_response_id", Kind::Response, PREVIOUS),
-        Rule::id(at(PREVIOUS), "id", Kind::Response),
-        Rule::id_or_into(at(TOP), "conversation", Kind::Conversation, CONVERSATION),
-        Rule::id(at(CONVERSATION), "id", Kind::Conversation),
+        Rule::id_or_into(at(TOP), "previous_response_id", ReferenceKind::Response, PREVIOUS),
+        Rule::id(at(PREVIOUS), "id", ReferenceKind::Response),
+        Rule::id_or_into(at(TOP), "conversation", ReferenceKind::Conversation, CONVERSATION),
+        Rule::id(at(CONVERSATION), "id", ReferenceKind::Conversation),
         Rule::text_or_into(at(TOP), "input", ITEM),
         Rule::into(at(TOP), "tools", TOOL),
         Rule::text_or_into(at(TOP), "prompt", PROMPT),
-        Rule::id(at(PROMPT), "id", Kind::Prompt),
+        Rule::id(at(PROMPT), "id", ReferenceKind::Prompt),
         Rule::into(at(PROMPT), "variables", VARIABLES),
         Rule::into(at(TOP), "prompt_cache_options", CACHE),
-        Rule::id(at(CACHE), "comparison_response_id", Kind::Response),
+        Rule::id(at(CACHE), "comparison_response_id", ReferenceKind::Response),
     ],
     &ELSEWHERE,
     true,
@@ -188,10 +188,10 @@ static CHAT: Grammar = Grammar::new(
     and_elsewhere![
         Rule::into(at(TOP), "messages", MESSAGE),
         Rule::into(at(MESSAGE), "audio", AUDIO),
-        Rule::id(at(AUDIO), "id", Kind::Item),
+        Rule::id(at(AUDIO), "id", ReferenceKind::Item),
         Rule::text_or_into(at(MESSAGE), "content", CHAT_PART),
         Rule::into(at(CHAT_PART), "file", FILE),
-        Rule::id(at(FILE), "file_id", Kind::File),
+        Rule::id(at(FILE), "file_id", ReferenceKind::File),
         Rule::text(at(TOP), "input"),
         Rule::text(at(TOP), "prompt"),
     ],

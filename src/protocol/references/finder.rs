@@ -8,7 +8,7 @@ use super::{
     ids::{MAX_ID, kind_of, may_begin_id, trimmed},
 };
 use crate::{
-    domain::origin::{Kind, Reference, ReferenceHash},
+    domain::origin::{Reference, ReferenceHash, ReferenceKind},
     protocol::json::{JsonErrorKind, KeyVisitor, StringInterest, bits, folded},
 };
 
@@ -186,7 +186,13 @@ impl<C: Collect> Finder<C> {
     }
 
     /// Reports a string whose value looks like an id of this kind.
-    fn by_value(&mut self, kind: Kind, is_id: bool, text: &[u8], range: Range<u64>) -> Result<(), JsonErrorKind> {
+    fn by_value(
+        &mut self,
+        kind: ReferenceKind,
+        is_id: bool,
+        text: &[u8],
+        range: Range<u64>,
+    ) -> Result<(), JsonErrorKind> {
         let reference = Some(Reference::new(kind, text));
         self.found(Hit { kind, reference, rule: None, is_id, by_value: None, place: TOP, top_rule: None, range })
     }
@@ -199,10 +205,17 @@ impl<C: Collect> Finder<C> {
     }
 
     /// Handles the string at a name that gives the kind of its id.
-    fn id(&mut self, rule: usize, kind: Kind, text: Option<&str>, range: Range<u64>) -> Result<(), JsonErrorKind> {
+    fn id(
+        &mut self,
+        rule: usize,
+        kind: ReferenceKind,
+        text: Option<&str>,
+        range: Range<u64>,
+    ) -> Result<(), JsonErrorKind> {
         let text = text.map(|text| trimmed(text.as_bytes()));
-        let nobodys =
-            |text: &[u8]| text.is_empty() || (kind == Kind::Skill && text.starts_with(CURATED_SKILL.as_bytes()));
+        let nobodys = |text: &[u8]| {
+            text.is_empty() || (kind == ReferenceKind::Skill && text.starts_with(CURATED_SKILL.as_bytes()))
+        };
         if text.is_some_and(nobodys) {
             return Ok(());
         }
@@ -320,7 +333,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
     }
 
     fn piece(&mut self, piece: &[u8]) {
-        self.hash.get_or_insert_with(|| ReferenceHash::new(Kind::Encrypted)).update(piece);
+        self.hash.get_or_insert_with(|| ReferenceHash::new(ReferenceKind::Encrypted)).update(piece);
     }
 
     fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind> {
@@ -330,7 +343,7 @@ impl<C: Collect> KeyVisitor for Finder<C> {
             Some((rule, StringRule::Encrypted)) if hash.is_some() || !is_text => {
                 self.holds(false);
                 let reference = hash.filter(|_| is_text).map(ReferenceHash::end);
-                let (kind, rule) = (Kind::Encrypted, Some(rule));
+                let (kind, rule) = (ReferenceKind::Encrypted, Some(rule));
                 self.found(Hit {
                     kind,
                     reference,

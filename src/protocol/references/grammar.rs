@@ -1,6 +1,6 @@
 //! A table of names: the places in which a name gives a reference, and the meaning of all other names.
 
-use crate::{domain::origin::Kind, protocol::json::bits};
+use crate::{domain::origin::ReferenceKind, protocol::json::bits};
 
 /// A kind of object, which decides the meaning of the names in it. The number is small enough for sets of bits.
 pub(super) type ObjectKind = u8;
@@ -24,7 +24,7 @@ const MAX_NAME: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StringRule {
     /// The id of a stored object.
-    Id(Kind),
+    Id(ReferenceKind),
     /// `encrypted_content`.
     Encrypted,
     /// `type`: what the object is.
@@ -61,7 +61,7 @@ impl Rule {
     }
 
     /// A name of a reference.
-    pub(super) const fn id(within: u16, name: &'static str, kind: Kind) -> Self {
+    pub(super) const fn id(within: u16, name: &'static str, kind: ReferenceKind) -> Self {
         Self::new(within, name, Some(StringRule::Id(kind)), None)
     }
 
@@ -76,7 +76,7 @@ impl Rule {
     }
 
     /// A name of a reference, or of an object that contains it.
-    pub(super) const fn id_or_into(within: u16, name: &'static str, kind: Kind, into: ObjectKind) -> Self {
+    pub(super) const fn id_or_into(within: u16, name: &'static str, kind: ReferenceKind, into: ObjectKind) -> Self {
         Self::new(within, name, Some(StringRule::Id(kind)), Some(into))
     }
 

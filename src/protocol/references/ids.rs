@@ -1,6 +1,6 @@
 //! Recognizes the ids of stored objects.
 
-use crate::{domain::origin::Kind, protocol::json::STRING_LIMIT};
+use crate::{domain::origin::ReferenceKind, protocol::json::STRING_LIMIT};
 
 /// The longest id in bytes. OpenAI's ids have fewer than 100.
 pub(super) const MAX_ID: usize = 256;
@@ -29,15 +29,15 @@ const MAX_TEXT: usize = STRING_LIMIT;
 /// A text whose prefix is a word, and that has no digit and no capital letter, may be the name of a tool's argument: `file_path`,
 /// `item_count`. For such a text Tidegate only asks its memory, and not the store.
 ///
-/// With `opaque`, UUIDs and other random texts are ids as well ([`Kind::Opaque`]). Relays use such ids.
+/// With `opaque`, UUIDs and other random texts are ids as well ([`ReferenceKind::Opaque`]). Relays use such ids.
 #[inline]
-pub(super) fn kind_of(text: &[u8], opaque: bool) -> Option<(Kind, bool)> {
-    prefixed(text).unwrap_or_else(|| (opaque && is_opaque(text)).then_some((Kind::Opaque, true)))
+pub(super) fn kind_of(text: &[u8], opaque: bool) -> Option<(ReferenceKind, bool)> {
+    prefixed(text).unwrap_or_else(|| (opaque && is_opaque(text)).then_some((ReferenceKind::Opaque, true)))
 }
 
 /// Returns the same for a text with a prefix that decides. `None` if there is no such prefix.
 #[inline]
-fn prefixed(text: &[u8]) -> Option<Option<(Kind, bool)>> {
+fn prefixed(text: &[u8]) -> Option<Option<(ReferenceKind, bool)>> {
     let head = &text[..text.len().min(MAX_PREFIX + 1)];
     // Prefixes are so short that a vectorized search for the separator would cost more.
     let separator = head.iter().position(|byte| !byte.is_ascii_lowercase())?;
@@ -49,18 +49,18 @@ fn prefixed(text: &[u8]) -> Option<Option<(Kind, bool)>> {
         return None;
     }
     let (kind, is_word) = match prefix {
-        b"resp" => (Kind::Response, false),
-        b"conv" => (Kind::Conversation, false),
-        b"file" | b"cfile" => (Kind::File, true),
-        b"vs" => (Kind::VectorStore, false),
-        b"cntr" => (Kind::Container, false),
-        b"skill" => (Kind::Skill, true),
-        b"msg" | b"rs" => (Kind::Item, false),
+        b"resp" => (ReferenceKind::Response, false),
+        b"conv" => (ReferenceKind::Conversation, false),
+        b"file" | b"cfile" => (ReferenceKind::File, true),
+        b"vs" => (ReferenceKind::VectorStore, false),
+        b"cntr" => (ReferenceKind::Container, false),
+        b"skill" => (ReferenceKind::Skill, true),
+        b"msg" | b"rs" => (ReferenceKind::Item, false),
         b"fc" | b"fco" | b"ctc" | b"ctco" | b"ig" | b"ws" | b"fs" | b"ci" | b"cu" | b"cuo" | b"mcp" | b"mcpl"
         | b"mcpr" | b"lsh" | b"lsho" | b"sh" | b"sho" | b"apc" | b"apco" | b"cmp" | b"at" | b"ts" | b"tsc" | b"tso"
-        | b"amsg" | b"audio" | b"item" => (Kind::Item, true),
+        | b"amsg" | b"audio" | b"item" => (ReferenceKind::Item, true),
         b"call" | b"toolu" => return Some(None),
-        _ => return is_random(text[separator], rest).then_some(Some((Kind::Item, true))),
+        _ => return is_random(text[separator], rest).then_some(Some((ReferenceKind::Item, true))),
     };
     let is_id = !is_word || rest.iter().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
     rest.iter().all(u8::is_ascii_graphic).then_some(Some((kind, is_id)))
@@ -132,20 +132,20 @@ mod tests {
     fn the_prefix_of_an_id_names_its_kind() {
         let (id, word) = (|kind| Some((kind, true)), |kind| Some((kind, false)));
         for (text, kind) in [
-            ("resp_1", id(Kind::Response)),
-            ("resp-abc", id(Kind::Response)),
-            ("conv_68a9837bb9bc8190b403", id(Kind::Conversation)),
-            ("file-abc", word(Kind::File)),
-            ("file-abc1", id(Kind::File)),
-            ("file-abCdefghijklmnopqrstuv", id(Kind::File)),
-            ("cfile_68a9837bb9bc", id(Kind::File)),
-            ("vs_a", id(Kind::VectorStore)),
-            ("cntr_a", id(Kind::Container)),
-            ("skill_1", id(Kind::Skill)),
-            ("msg_018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f", id(Kind::Item)),
-            ("amsg_1", id(Kind::Item)),
-            ("item_count", word(Kind::Item)),
-            ("newitem_68a9837bb9bc8190b403947311db6faa", id(Kind::Item)),
+            ("resp_1", id(ReferenceKind::Response)),
+            ("resp-abc", id(ReferenceKind::Response)),
+            ("conv_68a9837bb9bc8190b403", id(ReferenceKind::Conversation)),
+            ("file-abc", word(ReferenceKind::File)),
+            ("file-abc1", id(ReferenceKind::File)),
+            ("file-abCdefghijklmnopqrstuv", id(ReferenceKind::File)),
+            ("cfile_68a9837bb9bc", id(ReferenceKind::File)),
+            ("vs_a", id(ReferenceKind::VectorStore)),
+            ("cntr_a", id(ReferenceKind::Container)),
+            ("skill_1", id(ReferenceKind::Skill)),
+            ("msg_018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f", id(ReferenceKind::Item)),
+            ("amsg_1", id(ReferenceKind::Item)),
+            ("item_count", word(ReferenceKind::Item)),
+            ("newitem_68a9837bb9bc8190b403947311db6faa", id(ReferenceKind::Item)),
             // Texts that clients write.
             ("", None),
             ("resp", None),
@@ -162,14 +162,14 @@ mod tests {
             ("web_search_preview_2025_03_11", None),
             ("gpt-5-mini-2025-08-07", None),
             ("018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f", None),
-            ("application_68a9837bb9bc8190b40394", id(Kind::Item)),
+            ("application_68a9837bb9bc8190b40394", id(ReferenceKind::Item)),
             ("applications_and_more_68a9837bb9bc8190b40394", None),
         ] {
             assert_eq!(kind_of(text.as_bytes(), false), kind, "{text}");
             assert!(kind.is_none() || (0..=text.len()).all(|end| may_begin_id(&text.as_bytes()[..end])), "{text}");
         }
         let long = |len: usize| format!("resp_{}", "1".repeat(len - 5));
-        assert_eq!(kind_of(long(MAX_ID).as_bytes(), true), id(Kind::Response));
+        assert_eq!(kind_of(long(MAX_ID).as_bytes(), true), id(ReferenceKind::Response));
         assert_eq!(kind_of(long(MAX_ID + 1).as_bytes(), true), None);
         assert!(!may_begin_id(long(MAX_ID + 1).as_bytes()) && !may_begin_id(b"in a text"));
     }
@@ -187,7 +187,7 @@ mod tests {
             "01ARZ3NDEKTSV4RRFFQ69G5FAV",
             "request.0217570000001234",
         ] {
-            assert_eq!(kind_of(text.as_bytes(), true), Some((Kind::Opaque, true)), "{text}");
+            assert_eq!(kind_of(text.as_bytes(), true), Some((ReferenceKind::Opaque, true)), "{text}");
             assert_eq!(kind_of(text.as_bytes(), false), None, "{text}");
             assert!((0..=text.len()).all(|end| may_begin_id(&text.as_bytes()[..end])), "{text}");
         }

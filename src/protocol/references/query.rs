@@ -1,23 +1,23 @@
 //! Finds the references in the query of a request.
 
 use super::ids::{kind_of, trimmed};
-use crate::domain::origin::{Kind, Reference};
+use crate::domain::origin::{Reference, ReferenceKind};
 
 /// The cursors of a list: `after` and `before` name an item of the list.
 const CURSORS: [&[u8]; 2] = [b"after", b"before"];
 
 /// Names that give the kind of an id without a prefix, as in bodies.
-const NAMES: [(&[u8], Kind); 10] = [
-    (b"previous_response_id", Kind::Response),
-    (b"response_id", Kind::Response),
-    (b"conversation", Kind::Conversation),
-    (b"conversation_id", Kind::Conversation),
-    (b"file_id", Kind::File),
-    (b"file_ids", Kind::File),
-    (b"vector_store_ids", Kind::VectorStore),
-    (b"container", Kind::Container),
-    (b"container_id", Kind::Container),
-    (b"skill_id", Kind::Skill),
+const NAMES: [(&[u8], ReferenceKind); 10] = [
+    (b"previous_response_id", ReferenceKind::Response),
+    (b"response_id", ReferenceKind::Response),
+    (b"conversation", ReferenceKind::Conversation),
+    (b"conversation_id", ReferenceKind::Conversation),
+    (b"file_id", ReferenceKind::File),
+    (b"file_ids", ReferenceKind::File),
+    (b"vector_store_ids", ReferenceKind::VectorStore),
+    (b"container", ReferenceKind::Container),
+    (b"container_id", ReferenceKind::Container),
+    (b"skill_id", ReferenceKind::Skill),
 ];
 
 /// How many times escapes are decoded. Each server in a chain may decode them once.
@@ -27,7 +27,7 @@ const ROUNDS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueryReference {
     /// The kind of the named object.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// The hash of the id.
     pub reference: Reference,
     /// The reference is the cursor of a list of items. False: only its name or its value makes it a reference.
@@ -47,7 +47,7 @@ pub fn references(query: &str, is_list: bool, opaque: bool) -> Vec<QueryReferenc
             let by_value = kind_of(text, opaque).map(|(kind, _)| kind);
             // A cursor is the value after one decoding. If its escapes can be decoded again, the result counts like any other
             // value.
-            let cursor = Some(Kind::Item).filter(|_| is_cursor && round == 0);
+            let cursor = Some(ReferenceKind::Item).filter(|_| is_cursor && round == 0);
             let by_value = by_value.filter(|kind| cursor != Some(*kind)).or(named);
             let kinds = [cursor, by_value].into_iter().flatten().filter(|_| !text.is_empty());
             let of =
@@ -122,14 +122,14 @@ mod tests {
         let found = |query: &str, is_list: bool| {
             references(query, is_list, true).into_iter().map(|used| (used.kind, used.is_cursor)).collect::<Vec<_>>()
         };
-        let response = || vec![(Kind::Response, false)];
+        let response = || vec![(ReferenceKind::Response, false)];
         for (query, list, other) in [
             ("", vec![], vec![]),
             ("limit=2&order=asc&after=&include%5B%5D=a_b", vec![], vec![]),
-            ("after=msg_1", vec![(Kind::Item, true)], vec![(Kind::Item, false)]),
-            ("limit=1&%61fter=7", vec![(Kind::Item, true)], vec![]),
-            ("after=1&after=2;before=3", vec![(Kind::Item, true); 3], vec![]),
-            ("after[]=1&AFTER%5b0%5D=2;+before+=3", vec![(Kind::Item, true); 3], vec![]),
+            ("after=msg_1", vec![(ReferenceKind::Item, true)], vec![(ReferenceKind::Item, false)]),
+            ("limit=1&%61fter=7", vec![(ReferenceKind::Item, true)], vec![]),
+            ("after=1&after=2;before=3", vec![(ReferenceKind::Item, true); 3], vec![]),
+            ("after[]=1&AFTER%5b0%5D=2;+before+=3", vec![(ReferenceKind::Item, true); 3], vec![]),
             ("x=resp%5F1", response(), response()),
             ("x=%20resp_1+", response(), response()),
             ("x=resp%255F1", response(), response()),
@@ -138,11 +138,15 @@ mod tests {
             ("resp%5f1=7", response(), response()),
             ("file_path=1&item_count=2", vec![], vec![]),
             ("Previous_Response_ID[]=018f", response(), response()),
-            ("x=018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f", vec![(Kind::Opaque, false)], vec![(Kind::Opaque, false)]),
+            (
+                "x=018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f",
+                vec![(ReferenceKind::Opaque, false)],
+                vec![(ReferenceKind::Opaque, false)],
+            ),
             (
                 "after=018f3b5e-7d8a-7c6e-b0f1-2a3b4c5d6e7f",
-                vec![(Kind::Item, true), (Kind::Opaque, false)],
-                vec![(Kind::Opaque, false)],
+                vec![(ReferenceKind::Item, true), (ReferenceKind::Opaque, false)],
+                vec![(ReferenceKind::Opaque, false)],
             ),
         ] {
             assert_eq!((found(query, true), found(query, false)), (list, other), "{query}");

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{
         endpoint::{AnswerShape, Endpoint, RequestBodyKind},
-        origin::{Kind, Reference},
+        origin::{Reference, ReferenceKind},
     },
     protocol::{
         body::Edit,
@@ -59,7 +59,7 @@ static NO_FIELDS: Paths = Paths::new(&[]);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestReference {
     /// The kind of the named object.
-    pub kind: Kind,
+    pub kind: ReferenceKind,
     /// The hash of the id. `None` if the id cannot be a known one: it is longer than 256 bytes, or no text.
     pub reference: Option<Reference>,
     /// The field that contains it, for error messages. `None` if the name of the field has no meaning.
@@ -104,7 +104,7 @@ impl Streaming {
     /// Returns the edit of the request body that makes the stream report its usage (`include_usage`). `None` if the request has no
     /// stream, if the stream reports its usage already, or if no provider can read its `stream_options`. `has_members`: whether the
     /// object in this range of the body has any members.
-    pub fn telling(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
+    pub fn edit_to_report_usage(&self, has_members: impl FnOnce(Range<u64>) -> bool) -> Option<Edit> {
         let stream = self.stream.as_ref().filter(|stream| stream.value == Value::Bool(true))?;
         let edit = |range, with: &'static str| Some(Edit { range, with: Bytes::from_static(with.as_bytes()) });
         let options = self.options.as_ref();
@@ -148,7 +148,7 @@ pub struct RequestScan {
 
 impl RequestScan {
     /// Starts the scan of a request body for this endpoint. With `opaque`, random texts without a known prefix are ids as well
-    /// ([`Kind::Opaque`]). That costs time, and is needed only if an upstream makes such ids.
+    /// ([`ReferenceKind::Opaque`]). That costs time, and is needed only if an upstream makes such ids.
     pub fn new(endpoint: Endpoint, opaque: bool) -> Self {
         let fields = match endpoint.request_body() {
             RequestBodyKind::Model if endpoint.shape() == AnswerShape::Completion => &CHAT_FIELDS,
@@ -237,8 +237,10 @@ impl PartialScan {
 
     /// Returns the offset of the first reference that is one too many to look up.
     fn too_many(&self) -> Option<u64> {
-        let mut looked_up =
-            self.references.iter().filter(|used| used.uses == ReferenceUse::LookedUp && used.kind != Kind::Encrypted);
+        let mut looked_up = self
+            .references
+            .iter()
+            .filter(|used| used.uses == ReferenceUse::LookedUp && used.kind != ReferenceKind::Encrypted);
         self.overflow.or_else(|| looked_up.nth(MOST_LOOKED_UP).map(|used| used.range.start))
     }
 }
@@ -248,10 +250,10 @@ impl Collect for PartialScan {
         let Hit { kind, reference, range, rule, is_id: is_like_id, by_value, place, .. } = hit;
         let name = rule.map(|rule| self.grammar.rules[rule].name);
         // Encrypted content counts as documented anywhere in an item.
-        let is_documented = rule.is_some_and(|rule| self.grammar.is_acted_on(rule)) || kind == Kind::Encrypted;
-        let is_id = kind == Kind::Item && name == Some("id");
+        let is_documented = rule.is_some_and(|rule| self.grammar.is_acted_on(rule)) || kind == ReferenceKind::Encrypted;
+        let is_id = kind == ReferenceKind::Item && name == Some("id");
         if let Some(item) = &mut self.item {
-            item.is_encrypted |= kind == Kind::Encrypted;
+            item.is_encrypted |= kind == ReferenceKind::Encrypted;
             if is_id {
                 item.has_id(self.references.len());
             }
@@ -261,7 +263,7 @@ impl Collect for PartialScan {
         }
         if self.references.len() >= MOST {
             // Encrypted content only decides the account of a request, and the id of an item is judged at the item's end.
-            if kind != Kind::Encrypted && !(is_id && self.item.is_some()) {
+            if kind != ReferenceKind::Encrypted && !(is_id && self.item.is_some()) {
                 return Err(JsonErrorKind::TooManyReferences);
             }
             return Ok(());

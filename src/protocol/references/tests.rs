@@ -6,7 +6,7 @@ use super::request::{MOST_LOOKED_UP, ReferenceUse, RequestReference, RequestScan
 use crate::{
     domain::{
         endpoint::Endpoint,
-        origin::{Kind, Reference},
+        origin::{Reference, ReferenceKind},
     },
     protocol::{
         body::SegmentedBody,
@@ -37,16 +37,16 @@ fn refused(text: impl AsRef<[u8]>) -> JsonErrorKind {
 }
 
 /// The kinds of references, and the hashes of those that can be looked up.
-fn hashes(used: &[RequestReference]) -> Vec<(Kind, Option<Reference>)> {
+fn hashes(used: &[RequestReference]) -> Vec<(ReferenceKind, Option<Reference>)> {
     used.iter().map(|used| (used.kind, used.reference)).collect()
 }
 
-fn expected(found: &[(Kind, &str)]) -> Vec<(Kind, Option<Reference>)> {
+fn expected(found: &[(ReferenceKind, &str)]) -> Vec<(ReferenceKind, Option<Reference>)> {
     found.iter().map(|(kind, text)| (*kind, Some(Reference::new(*kind, text.as_bytes())))).collect()
 }
 
 #[track_caller]
-fn finds(text: impl AsRef<[u8]>, found: &[(Kind, &str)]) {
+fn finds(text: impl AsRef<[u8]>, found: &[(ReferenceKind, &str)]) {
     let text = text.as_ref();
     let request = scan(text).unwrap();
     assert_eq!(hashes(&request.references), expected(found), "{}", text.escape_ascii());
@@ -58,7 +58,7 @@ fn finds(text: impl AsRef<[u8]>, found: &[(Kind, &str)]) {
 /// Every place that is documented.
 #[test]
 fn finds_references_in_their_places() {
-    use Kind::*;
+    use ReferenceKind::*;
     for (text, found) in [
         (r#"{"previous_response_id":"resp_1"}"#, vec![(Response, "resp_1")]),
         (r#"{"previous_response_id":{"id":"resp_1"}}"#, vec![(Response, "resp_1")]),
@@ -143,7 +143,7 @@ fn finds_references_in_their_places() {
 /// Whatever the field is called and however deep: what may be the id of a stored object is found by its value.
 #[test]
 fn finds_ids_by_their_values_anywhere_else() {
-    use Kind::*;
+    use ReferenceKind::*;
     let perhaps = |text: &str| {
         let used = scan(text).unwrap().references;
         for split in [1, 3] {
@@ -238,7 +238,7 @@ fn finds_ids_by_their_values_anywhere_else() {
 /// At a documented place an id counts for what the place says, and for what its own value says.
 #[test]
 fn an_id_of_another_kind_counts_twice() {
-    use Kind::*;
+    use ReferenceKind::*;
     let uses = |text: &str| {
         let used = scan(text).unwrap().references;
         assert_eq!(scan_pieces(text.as_bytes().chunks(1)).unwrap().references, used, "{text}");
@@ -303,7 +303,7 @@ fn names_in_outputs_of_calls_belong_to_the_client() {
     for name in ["arguments", "input"] {
         let item =
             format!(r#"{{"input":[{{"type":"custom_tool_call","{name}":{{"encrypted_content":"gA","x":"msg_1"}}}}]}}"#);
-        finds(item, &[(Kind::Item, "msg_1")]);
+        finds(item, &[(ReferenceKind::Item, "msg_1")]);
     }
     // Nothing of it makes an item one that only its account understands.
     let request =
@@ -440,7 +440,7 @@ fn values_that_are_no_references_are_ignored() {
 
 #[test]
 fn escaped_references_are_found() {
-    use Kind::*;
+    use ReferenceKind::*;
     finds(r#"{"previous_\u0072esponse_id":"resp_\u0031"}"#, &[(Response, "resp_1")]);
     finds(r#"{"\u0069nput":[{"t\u0079pe":"x","\u0069\u0064":"a\/b\ud83d\ude00"}]}"#, &[(Item, "a/b😀")]);
     finds(r#"{"input":[{"encrypted_content":"a\u003d\/\n\ud83d\ude00é"}]}"#, &[(Encrypted, "a=/\n😀é")]);
@@ -471,22 +471,22 @@ fn a_text_with_unknown_meaning_is_unusable() {
     let id = |len: usize| scan(format!("{{\"previous_response_id\":\"{}\"}}", "x".repeat(len))).unwrap().references;
     assert!(id(256)[0].reference.is_some());
     for len in [257, 512, 513, 100_000] {
-        assert_eq!(hashes(&id(len)), [(Kind::Response, None)]);
+        assert_eq!(hashes(&id(len)), [(ReferenceKind::Response, None)]);
     }
     for text in [&br#"{"conversation":"\ud800"}"#[..], br#"{"conversation":"\x"}"#] {
-        assert_eq!(hashes(&scan(text).unwrap().references), [(Kind::Conversation, None)]);
+        assert_eq!(hashes(&scan(text).unwrap().references), [(ReferenceKind::Conversation, None)]);
     }
     for text in [
         &br#"{"input":[{"encrypted_content":"a\ud800"}]}"#[..],
         br#"{"input":[{"encrypted_content":"\ud800"}]}"#,
         br#"{"input":[{"encrypted_content":"\ud800x\udc00"}]}"#,
     ] {
-        assert_eq!(hashes(&scan(text).unwrap().references), [(Kind::Encrypted, None)]);
+        assert_eq!(hashes(&scan(text).unwrap().references), [(ReferenceKind::Encrypted, None)]);
     }
     let megabytes = "gAAA\\/".repeat(1 << 20);
     finds(
         format!("{{\"input\":[{{\"encrypted_content\":\"{megabytes}\"}}]}}"),
-        &[(Kind::Encrypted, &"gAAA/".repeat(1 << 20))],
+        &[(ReferenceKind::Encrypted, &"gAAA/".repeat(1 << 20))],
     );
 }
 
@@ -614,7 +614,7 @@ fn the_scan_also_reads_the_request_fields() {
     let mut scan = RequestScan::new(Endpoint::CreateItems, true);
     scan.feed(br#"{"model":1,"MODEL":2,"model":3,"items":[{"id":"msg_1"}]}"#).unwrap();
     let request = scan.finish().unwrap();
-    assert!(request.model.is_none() && hashes(&request.references) == expected(&[(Kind::Item, "msg_1")]));
+    assert!(request.model.is_none() && hashes(&request.references) == expected(&[(ReferenceKind::Item, "msg_1")]));
 }
 
 /// The text without the cut parts, parsed.
@@ -665,7 +665,10 @@ fn items_that_only_one_account_understands_are_cut_out() {
     let text = format!(r#"{{"input":[{{"id":"a"}},{reasoning},{{"id":"b"}},{reasoning}],"conversation":"c"}}"#);
     let request = scan(text).unwrap();
     let left: Vec<_> = request.references.iter().filter(|used| !request.is_bound(used)).cloned().collect();
-    assert_eq!(hashes(&left), expected(&[(Kind::Item, "a"), (Kind::Item, "b"), (Kind::Conversation, "c")]));
+    assert_eq!(
+        hashes(&left),
+        expected(&[(ReferenceKind::Item, "a"), (ReferenceKind::Item, "b"), (ReferenceKind::Conversation, "c")])
+    );
     assert_eq!(request.references.len(), 7);
 }
 

@@ -18,7 +18,7 @@ use crate::{
     affinity::{AffinityMemory, LearnedCount, LearnedReference, Recalled},
     domain::{
         clock::Clock,
-        origin::{Kind, Origin, Owner, Reference},
+        origin::{Origin, Owner, Reference, ReferenceKind},
     },
     protocol::observe::AnswerReference,
     upstream::headers::TURN_STATE,
@@ -68,13 +68,13 @@ impl WorkerAffinity {
 
 fn turn_state(headers: &HeaderMap) -> Vec<Reference> {
     let values = headers.get_all(TURN_STATE).iter();
-    values.map(|value| Reference::new(Kind::TurnState, value.as_bytes())).collect()
+    values.map(|value| Reference::new(ReferenceKind::TurnState, value.as_bytes())).collect()
 }
 
 /// Returns the entries for one reference of an answer: by its kind, and by its value alone.
 fn entries(learned: &AnswerReference) -> impl Iterator<Item = LearnedReference> {
     let &AnswerReference { reference, by_value, is_made, .. } = learned;
-    let is_opaque = by_value.is_some_and(|(kind, _)| kind == Kind::Opaque);
+    let is_opaque = by_value.is_some_and(|(kind, _)| kind == ReferenceKind::Opaque);
     let by_value = by_value.map(|(_, reference)| LearnedReference { reference, is_made, is_opaque });
     [LearnedReference { reference, is_made, is_opaque: false }].into_iter().chain(by_value)
 }

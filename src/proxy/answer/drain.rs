@@ -55,7 +55,7 @@ impl DrainTasks {
     /// Makes another worker's set of drains (answers that are read to the end after their clients left). All workers share the same
     /// limits.
     #[must_use]
-    pub fn apart(&self) -> Self {
+    pub fn for_another_worker(&self) -> Self {
         Self::with(Arc::clone(&self.places), Arc::clone(&self.slots))
     }
 

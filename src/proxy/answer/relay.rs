@@ -177,7 +177,7 @@ impl Relay {
         let (drained, outcome) = (self.client_disconnected, self.guard.settlement.outcome());
         *(if drained { &mut outcome.bytes_drained } else { &mut outcome.bytes_down }) += data.len() as u64;
         self.watcher.observer.feed(data);
-        self.guard.settlement.thinks(self.watcher.observer.is_thinking());
+        self.guard.settlement.set_reasoning(self.watcher.observer.is_thinking());
     }
 
     /// Whether this body may have to break at a clean end. The length of such a body must not be announced.
@@ -253,7 +253,7 @@ impl Relay {
         let bytes = self.guard.settlement.outcome().bytes_seen();
         self.guard.settlement.outcome().streamed = self.watcher.observer.is_stream();
         let seen = self.watcher.sum_up(bytes);
-        self.guard.settlement.seen(seen);
+        self.guard.settlement.record_observation(seen);
         let outcome = self.guard.settlement.outcome();
         for name in [&mut outcome.response_id, &mut outcome.upstream_code] {
             self.source.mask_name(name);

@@ -42,7 +42,7 @@ pub(in crate::proxy) fn relay(
     let id = outcome.id;
     let (theirs, mut relay) = Relay::new(reply, guard);
 
-    let mut head = headers::down(theirs.headers);
+    let mut head = headers::for_client(theirs.headers);
     sign(&mut head, id);
     if theirs.status.is_client_error() || theirs.status.is_server_error() {
         head.insert(ERROR_SOURCE, HeaderValue::from_static(UPSTREAM));

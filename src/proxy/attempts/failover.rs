@@ -100,7 +100,7 @@ impl<'a> Failover<'a> {
         let (mut lease, mut candidate) = self.first().await?;
         let mut model = self.note(&candidate, outgoing);
         // The journal gets the row before the first byte is sent upstream: one row per request, however many attempts follow.
-        let down = self.settlement.goes_up(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
+        let down = self.settlement.write_open_row(&self.proxy.ledger, Some(&lease.upstream().config.name)).await;
         down.map_err(|_| ApiError::upstream(Problem::LedgerUnavailable))?;
         loop {
             let upstream = candidate.upstream;
@@ -113,7 +113,7 @@ impl<'a> Failover<'a> {
                 Err(failure) => failure,
             };
             if let Some(verdict) = failure.verdict {
-                self.reported.note(verdict);
+                self.reported.remember(verdict);
             }
             let may_go_on = may_go_on && outgoing.presence.is_none_or(ClientPresence::may_continue);
             // Boxed, so that this rare path does not make the future of every request larger.

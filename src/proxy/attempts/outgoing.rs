@@ -29,7 +29,7 @@ pub(in crate::proxy) struct OutgoingRequest<'a> {
     /// The model that the body names.
     pub(in crate::proxy) model: Option<&'a RequestedModel>,
     /// The edit that makes a chat stream report its usage, if needed.
-    pub(in crate::proxy) telling_usage: Option<Edit>,
+    pub(in crate::proxy) usage_edit: Option<Edit>,
     /// The owner of the state that the answer creates.
     pub(in crate::proxy) owner: Owner,
     /// References of the request that are not known to belong to the owner. An answer that repeats one does not make the owner
@@ -55,7 +55,7 @@ impl OutgoingRequest<'_> {
         let method = self.resource.endpoint.method();
         let has_body = !self.body.is_empty();
         let facts = RequestFacts { has_body, owner: self.owner, turn_issuer: self.turn_issuer };
-        *request.headers_mut() = headers::up(self.headers, facts, upstream, credential);
+        *request.headers_mut() = headers::for_upstream(self.headers, facts, upstream, credential);
         if method == Method::POST && !has_body {
             // hyper sends no length for an empty body, but some servers want a POST to declare its length.
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -74,7 +74,7 @@ impl OutgoingRequest<'_> {
             }
             _ => None,
         };
-        let others = || cuts.iter().chain(&self.telling_usage);
+        let others = || cuts.iter().chain(&self.usage_edit);
         let body = match (renamed, others().next()) {
             (None, None) => self.body.body(),
             (Some(edit), None) => self.body.edited(&[edit]).body(),
@@ -86,7 +86,7 @@ impl OutgoingRequest<'_> {
         };
         match self.presence {
             None => body,
-            Some(presence) => body.telling(presence.sent()),
+            Some(presence) => body.setting_when_taken(presence.sent()),
         }
     }
 }

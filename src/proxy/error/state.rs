@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::ApiError;
-use crate::domain::{origin::Kind, problem::Problem};
+use crate::domain::{origin::ReferenceKind, problem::Problem};
 
 impl ApiError {
     /// An unknown id, an invalid id, and an id of another owner. The message is the same for all three and does not repeat the
@@ -18,9 +18,9 @@ impl ApiError {
 
     /// The body refers to an object, at the field `name` if Tidegate knows that field. An object that never existed and an
     /// object of another owner get the same message, which does not repeat the id.
-    pub(in crate::proxy) fn unknown_reference(kind: Kind, name: Option<&'static str>) -> Self {
+    pub(in crate::proxy) fn unknown_reference(kind: ReferenceKind, name: Option<&'static str>) -> Self {
         let Some(name) = name else {
-            let article = if matches!(kind, Kind::Item | Kind::Opaque) { "an" } else { "a" };
+            let article = if matches!(kind, ReferenceKind::Item | ReferenceKind::Opaque) { "an" } else { "a" };
             let message = format!(
                 "The request contains the id of {article} {} that does not exist, or that this key may not use. Remove \
                  the id.",
@@ -29,7 +29,7 @@ impl ApiError {
             return Self::new(Problem::UnknownId, message);
         };
         let what = match kind {
-            Kind::Response => {
+            ReferenceKind::Response => {
                 let name = if name == "id" { "previous_response_id" } else { name };
                 let message = format!(
                     "`{name}`: no response with this id exists, or this key may not use the response. Send another id, \
@@ -37,28 +37,28 @@ impl ApiError {
                 );
                 return Self::new(Problem::PreviousResponseNotFound, message).about(name);
             }
-            Kind::Item => {
+            ReferenceKind::Item => {
                 let message = "Item with this id not found, or this key may not use the item. Items are not persisted \
                     when `store` is set to false. Try again with `store` set to true, or remove this item from your \
                     input.";
                 // The field is the id of an item of the input.
                 return Self::new(Problem::UnknownId, message).about(if name == "id" { "input" } else { name });
             }
-            Kind::Conversation => "Conversation",
-            Kind::File => "File",
-            Kind::VectorStore => "Vector store",
-            Kind::Container => "Container",
-            Kind::Prompt => "Prompt",
-            Kind::Skill => "Skill",
-            Kind::Opaque => "Object",
-            Kind::Encrypted | Kind::TurnState => "Content",
+            ReferenceKind::Conversation => "Conversation",
+            ReferenceKind::File => "File",
+            ReferenceKind::VectorStore => "Vector store",
+            ReferenceKind::Container => "Container",
+            ReferenceKind::Prompt => "Prompt",
+            ReferenceKind::Skill => "Skill",
+            ReferenceKind::Opaque => "Object",
+            ReferenceKind::Encrypted | ReferenceKind::TurnState => "Content",
         };
         let message = format!(
             "{what} with this id not found, or this key may not use that object. Check the id, or remove the id from \
              the request."
         );
         // The parameter is the object that contains the id, or the field itself.
-        let param = if name == "id" && kind == Kind::Conversation { "conversation" } else { name };
+        let param = if name == "id" && kind == ReferenceKind::Conversation { "conversation" } else { name };
         Self::new(Problem::UnknownId, message).about(param)
     }
 

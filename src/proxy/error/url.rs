@@ -55,7 +55,7 @@ impl ApiError {
     /// Adds the method, the path and the key of the rejected request to the log line of this error. The operator sees whose client is set
     /// up wrongly.
     #[must_use]
-    pub fn sent<B>(mut self, tables: &Tables, arrival: &RequestArrival, request: &Request<B>) -> Self {
+    pub fn with_request_in_log<B>(mut self, tables: &Tables, arrival: &RequestArrival, request: &Request<B>) -> Self {
         let mut rejected = rejected(tables, request.headers(), arrival);
         rejected.method = Some(request.method().clone());
         rejected.path = Some(beginning(request.uri().path()).into());

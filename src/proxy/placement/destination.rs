@@ -16,7 +16,7 @@ use crate::{
         affinity::PlacementResult,
         endpoint::{Endpoint, RequestBodyKind, Resource},
         health_state::{EjectionCause, HealthState},
-        origin::{Kind, Reference},
+        origin::{Reference, ReferenceKind},
     },
     metering::Settlement,
     protocol::{body::Edit, references::request::ScannedRequest},
@@ -154,7 +154,7 @@ impl<'a> PlacementRequest<'a, '_> {
                 let preferred = if let Decision::Leaning(account) = decision { Some(account) } else { None };
                 (PlacementResult::Free, None, destination.map(|destination| Destination { preferred, ..destination }))
             }
-            Decision::CannotTell => (PlacementResult::CannotTell, None, Err(ApiError::affinity_unavailable())),
+            Decision::LookupFailed => (PlacementResult::LookupFailed, None, Err(ApiError::affinity_unavailable())),
             Decision::Unknown(index) => {
                 let used = references.get(index).and_then(|reference| reference.used);
                 match (free, used) {
@@ -170,7 +170,7 @@ impl<'a> PlacementRequest<'a, '_> {
             Decision::Conflict(one, other) => {
                 let what = [one, other].map(|index| references.get(index).map_or("", LocatedReference::words));
                 let at = [one, other].map(|index| {
-                    let origin = looked_up.get(index).and_then(|found| found.recalled.anyones());
+                    let origin = looked_up.get(index).and_then(|found| found.recalled.origin_of_any_owner());
                     let upstream = origin.and_then(|origin| self.upstream_of(origin.account));
                     upstream.map_or("a removed one", |(_, upstream)| &*upstream.config.name)
                 });
@@ -332,7 +332,7 @@ impl<'a> PlacementRequest<'a, '_> {
         free: Option<Result<Route<'a>, ApiError>>,
         placed: PlacementResult,
         refusal: ApiError,
-    ) -> (PlacementResult, Option<Kind>, Result<Destination<'a>, ApiError>) {
+    ) -> (PlacementResult, Option<ReferenceKind>, Result<Destination<'a>, ApiError>) {
         let refused = (placed, None, Err(refusal));
         let (Some(state), Some(free)) = (self.strippable(), free) else { return refused };
         let cuts = BodyCuts { edits: state.without_bound(), whole_for: None };

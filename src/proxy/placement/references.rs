@@ -6,7 +6,7 @@ use crate::{
     affinity::{LookedUpReference, Recalled, ReferenceRole},
     domain::{
         endpoint::Resource,
-        origin::{Kind, Reference},
+        origin::{Reference, ReferenceKind},
     },
     protocol::references::{
         query,
@@ -18,7 +18,7 @@ use crate::{
 /// A reference of a request, with its position.
 #[derive(Clone, Copy)]
 pub(in crate::proxy) struct LocatedReference<'b> {
-    pub(in crate::proxy) kind: Kind,
+    pub(in crate::proxy) kind: ReferenceKind,
     role: ReferenceRole,
     /// `None` = no known object can have this text.
     reference: Option<Reference>,
@@ -83,7 +83,8 @@ pub(in crate::proxy) async fn look_up(
     admitted: &Admitted,
     references: &[LocatedReference<'_>],
 ) -> Result<Vec<LookedUpReference>, ApiError> {
-    let has_to_be_asked = |reference: &LocatedReference<'_>| reference.is_asked && reference.kind != Kind::Encrypted;
+    let has_to_be_asked =
+        |reference: &LocatedReference<'_>| reference.is_asked && reference.kind != ReferenceKind::Encrypted;
     // One pass collects each distinct object, and whether the upstream must look it up.
     let mut distinct: HashMap<Option<Reference>, bool> = HashMap::new();
     for reference in references.iter().filter(|reference| has_to_be_asked(reference)) {
@@ -118,7 +119,7 @@ pub(in crate::proxy) async fn look_up(
         // A store that is down delays no request for optional references. A key with so many lookups that its answer comes too
         // late must not get an id accepted by that.
         let role = match (reference.role, recalled) {
-            (ReferenceRole::Perhaps, Recalled::CannotTell(None)) if !is_down => ReferenceRole::LookedUp,
+            (ReferenceRole::Perhaps, Recalled::LookupFailed(None)) if !is_down => ReferenceRole::LookedUp,
             (role, _) => role,
         };
         LookedUpReference { kind: reference.kind, role, recalled }

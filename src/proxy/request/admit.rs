@@ -81,26 +81,26 @@ where
     settlement.outcome().endpoint = Some(endpoint);
 
     // Authenticate. The cheapest rejection comes first, before a byte of the body is read.
-    let caller = authenticate(tables, &head.headers, arrival).map_err(|refusal| refusal.leaving(&body))?;
+    let caller = authenticate(tables, &head.headers, arrival).map_err(|refusal| refusal.closing_unless_read(&body))?;
     let outcome = settlement.outcome();
     (outcome.key, outcome.group) = (Some(Arc::clone(&caller.name)), caller.group.clone());
 
     // Check the declared type of the body, also before a byte of the body is read.
     let has_body = endpoint.request_body() != RequestBodyKind::Nothing && !body.is_end_stream();
-    head::check(&head.headers, has_body).map_err(|refusal| refusal.leaving(&body))?;
+    head::check(&head.headers, has_body).map_err(|refusal| refusal.closing_unless_read(&body))?;
     if endpoint.request_body() == RequestBodyKind::Model
         && head.uri.query().is_some_and(|query| query::has(query, "model"))
     {
-        return Err(ApiError::model_in_query().leaving(&body));
+        return Err(ApiError::model_in_query().closing_unless_read(&body));
     }
 
     // Admit by the request limits, per minute and at once.
     let admitted = tables.limits.admit(caller.index).await;
-    *permit = Some(admitted.map_err(|refused| limit_error(tables, refused).leaving(&body))?);
+    *permit = Some(admitted.map_err(|refused| limit_error(tables, refused).closing_unless_read(&body))?);
 
     // Check the ids in the path. Tidegate takes an id unchanged or rejects the request.
     if endpoint.resource(head.uri.path()).is_none() {
-        return Err(ApiError::unknown_id().leaving(&body));
+        return Err(ApiError::unknown_id().closing_unless_read(&body));
     }
 
     // Read the body: bounded, decoded, scanned piece by piece.

@@ -75,8 +75,8 @@ pub(in crate::proxy) struct ReceivedBody {
 
 impl ReceivedBody {
     /// Returns the edit that makes a chat stream report its usage. `None` = the request asks for that already.
-    pub(in crate::proxy) fn telling_usage(&self) -> Option<Edit> {
-        self.streaming.telling(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
+    pub(in crate::proxy) fn edit_to_report_usage(&self) -> Option<Edit> {
+        self.streaming.edit_to_report_usage(|range| self.rope.first_after(range.start + 1) != Some(b'}'))
     }
 }
 
@@ -115,7 +115,7 @@ where
     // Only the first step is reserved. A client that announces a large body and then sends slowly keeps no memory from other
     // clients. A body that would not fit now is rejected before its client sends it.
     if !memory.has_room(expected.unwrap_or_default()) || !scan.hold(expected.unwrap_or_default().min(STEP)) {
-        return Err(ApiError::overloaded().leaving(&body));
+        return Err(ApiError::overloaded().closing_unless_read(&body));
     }
     let mut reader = RequestBodyReader::new(body, timeouts, max_bytes);
     let read = match coding {
@@ -125,7 +125,7 @@ where
     };
     match read {
         Ok(()) => scan.finish(),
-        Err(refusal) => Err(refusal.leaving(&reader.body)),
+        Err(refusal) => Err(refusal.closing_unless_read(&reader.body)),
     }
 }
 
@@ -142,7 +142,7 @@ where
             Ok(Some(piece)) if piece.len() <= left => left -= piece.len(),
             Ok(Some(_)) => return Err(ApiError::needless_body()),
             Ok(None) => break,
-            Err(refusal) => return Err(refusal.leaving(&reader.body)),
+            Err(refusal) => return Err(refusal.closing_unless_read(&reader.body)),
         }
     }
     Ok(ReceivedBody::default())

@@ -35,7 +35,7 @@ pub const MOST: u64 = 256 * 1024 * 1024;
 const SEGMENT: u64 = 16 * 1024 * 1024;
 
 /// The shortest time between two log lines: while the journal fails, requests are refused many times a second for one reason.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 const EXTENSION: &str = "journal";
 
@@ -69,7 +69,7 @@ pub struct Journal {
     /// The files that are still being written.
     live: Mutex<Vec<Weak<Segment>>>,
     condition: Arc<LedgerStatus>,
-    told: Mutex<Option<Instant>>,
+    logged: Mutex<Option<Instant>>,
     /// Locked while a file is deleted or replaced, so that no deleted file comes back.
     naming: Mutex<()>,
 }
@@ -120,9 +120,9 @@ impl Journal {
         let (written, begun) = mpsc::channel();
         // The current files use at most a quarter, or many workers would fill the journal with them.
         let segment = SEGMENT.min(MOST / 4 / workers.max(1) as u64);
-        let (live, told, naming) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (live, logged, naming) = (Mutex::default(), Mutex::default(), Mutex::default());
         let next = AtomicU64::new(last.saturating_add(1));
-        let journal = Self { folder, disk, next, segment, written, live, condition, told, naming };
+        let journal = Self { folder, disk, next, segment, written, live, condition, logged, naming };
         Ok((Arc::new(journal), JournalFiles { before, written: begun }))
     }
 
@@ -302,11 +302,11 @@ impl Journal {
     }
 
     /// Logs the error because of which the journal cannot be written and requests are refused. Logs at most once a second.
-    pub fn tell(&self, error: &dyn Display) {
+    pub fn log_failure(&self, error: &dyn Display) {
         let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told + TELL_EVERY <= now) {
-            *told = Some(now);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|logged| logged + LOG_EVERY <= now) {
+            *logged = Some(now);
             tracing::error!(%error, "the journal cannot be written: Tidegate refuses requests, because the ledger rows \
                 of these requests would be lost. Check the disk of the data folder");
         }

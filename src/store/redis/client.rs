@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    command::{Answer, Item},
+    command::{LimitItem, TakeResult},
     connect::Connector,
     worker::{LAST, Message, RedisWorker, Replica},
 };
@@ -61,7 +61,7 @@ impl Redis {
     }
 
     /// Returns a new number for a request. The number names the request and its reservations in Redis.
-    pub fn request(&self) -> u64 {
+    pub fn next_request_number(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -77,7 +77,7 @@ impl Redis {
 
     /// Takes all of these amounts from the shared limits in Redis, or none. Returns `None` if Redis does not answer within `patience`;
     /// Redis may have taken the amounts then. In both cases the caller must report the [end](Self::end) of the request.
-    pub async fn take(&self, request: u64, items: Vec<Item>, patience: Duration) -> Option<Answer> {
+    pub async fn take(&self, request: u64, items: Vec<LimitItem>, patience: Duration) -> Option<TakeResult> {
         let (answer, answered) = oneshot::channel();
         if !self.is_well() {
             return None;
@@ -96,17 +96,17 @@ impl Redis {
     }
 
     /// Records the reservations of a request that was admitted while Redis was away. Redis gets these reservations when it is back.
-    pub fn hold(&self, request: u64, items: Vec<Item>) {
-        self.tell(Message::Hold { request, items });
+    pub fn record_reservations(&self, request: u64, items: Vec<LimitItem>) {
+        self.tell(Message::RecordReservations { request, items });
     }
 
     /// Counts, for the metrics, a request whose limits this process decides without Redis.
-    pub fn is_alone(&self) {
+    pub fn count_decided_alone(&self) {
         self.status.alone.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Reports the end of a request to Redis, which gets the reservations back and the rates corrected to the real usage. Never waits.
-    pub fn end(&self, request: u64, corrections: Vec<Item>) {
+    pub fn end(&self, request: u64, corrections: Vec<LimitItem>) {
         self.tell(Message::End { request, corrections });
     }
 

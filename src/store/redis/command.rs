@@ -15,7 +15,7 @@ const KEPT: u64 = 86_400_000;
 /// One thing that a request does to one limit or budget in Redis, for example takes a place or reserves money. The keys are names in
 /// Redis.
 #[derive(Clone, Debug)]
-pub enum Item {
+pub enum LimitItem {
     /// Uses a rate.
     Rate {
         /// The rate.
@@ -57,7 +57,7 @@ pub enum Item {
     },
 }
 
-impl Item {
+impl LimitItem {
     pub(super) fn key(&self) -> &str {
         match self {
             Self::Rate { key, .. } | Self::Correct { key, .. } | Self::Look { key } | Self::Place { key, .. } => key,
@@ -90,23 +90,23 @@ pub struct Command {
     /// The name of the request in Redis. Empty: the command only reports the spend of budgets.
     pub request: String,
     /// The items.
-    pub items: Vec<Item>,
+    pub items: Vec<LimitItem>,
     /// When the command was made.
     pub(super) since: Instant,
     /// Who waits for the answer.
-    pub(super) answer: Option<oneshot::Sender<Answer>>,
+    pub(super) answer: Option<oneshot::Sender<TakeResult>>,
 }
 
 impl Command {
     /// Makes a call of the limit script in Redis: an operation on these items of the request with this name.
-    pub fn new(operation: Operation, request: String, items: Vec<Item>) -> Self {
+    pub fn new(operation: Operation, request: String, items: Vec<LimitItem>) -> Self {
         Self { operation, request, items, since: Instant::now(), answer: None }
     }
 }
 
 /// What Redis answers when a request takes amounts from shared limits: all are taken, or one limit is exceeded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct TakeResult {
     /// The index of the item that exceeds its limit, and the microseconds to wait for it. Redis took nothing then.
     pub exceeded: Option<(usize, u64)>,
     /// For each item: microseconds until the whole rate is free again, or the number of places taken.

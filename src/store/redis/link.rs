@@ -11,7 +11,7 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, Script, aio::MultiplexedConnec
 use tokio::time::{Instant, timeout};
 
 use super::{
-    command::{Answer, Command, Item, Operation, SharedBudget},
+    command::{Command, LimitItem, Operation, SharedBudget, TakeResult},
     connect::{Connected, Connector},
     link_error::LinkError,
     sentinel::Switch,
@@ -102,7 +102,7 @@ impl Link {
         now: Option<u64>,
         epoch: &str,
         commands: &[Command],
-    ) -> Result<Vec<Option<Answer>>, LinkError> {
+    ) -> Result<Vec<Option<TakeResult>>, LinkError> {
         let mut pipeline = Pipeline::with_capacity(commands.len());
         for Command { operation, request, items, .. } in commands {
             let operation = match operation {
@@ -120,7 +120,7 @@ impl Link {
         Ok(answers.iter().map(|answer| read_answer(answer)).collect())
     }
 
-    fn line<'a>(&mut self, item: &'a Item) -> Line<'a> {
+    fn line<'a>(&mut self, item: &'a LimitItem) -> Line<'a> {
         let line = |kind, key, first: u64, second: u64| Line {
             kind,
             key,
@@ -128,14 +128,14 @@ impl Link {
             rest: None,
         };
         match item {
-            Item::Rate { key, span } => line("rate", key, *span, 0),
-            Item::Correct { key, more, back, since } => {
+            LimitItem::Rate { key, span } => line("rate", key, *span, 0),
+            LimitItem::Correct { key, more, back, since } => {
                 let elapsed = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
                 line("rate", key, *more, back.saturating_sub(elapsed))
             }
-            Item::Look { key } => line("look", key, 0, 0),
-            Item::Place { key, limit } => line("place", key, *limit, 0),
-            Item::Spend { budget, limit, cost } => {
+            LimitItem::Look { key } => line("look", key, 0, 0),
+            LimitItem::Place { key, limit } => line("place", key, *limit, 0),
+            LimitItem::Spend { budget, limit, cost } => {
                 let until = budget.until.map(|until| until.to_string()).unwrap_or_default();
                 Line { rest: Some([until, self.spend(budget)]), ..line("spend", &budget.name, *cost, *limit) }
             }
@@ -179,12 +179,12 @@ fn write_arguments(call: &mut Cmd, head: &Head<'_>, lines: &[Line<'_>]) {
 }
 
 /// Returns the answer to a command; none if Redis decided nothing, because Redis is in another epoch.
-fn read_answer(answer: &[i64]) -> Option<Answer> {
+fn read_answer(answer: &[i64]) -> Option<TakeResult> {
     let number = |number: &i64| u64::try_from(*number).unwrap_or_default();
-    let Some((&[exceeded, wait], states)) = answer.split_first_chunk() else { return Some(Answer::default()) };
+    let Some((&[exceeded, wait], states)) = answer.split_first_chunk() else { return Some(TakeResult::default()) };
     let exceeded = match exceeded {
         0 => None,
         nth => Some((usize::try_from(nth - 1).ok()?, number(&wait))),
     };
-    Some(Answer { exceeded, states: states.iter().map(number).collect() })
+    Some(TakeResult { exceeded, states: states.iter().map(number).collect() })
 }

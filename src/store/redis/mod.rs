@@ -10,7 +10,7 @@ mod sentinel;
 mod worker;
 
 pub use client::Redis;
-pub use command::{Answer, Command, Item, Operation, SharedBudget, SpendSource, name};
+pub use command::{Command, LimitItem, Operation, SharedBudget, SpendSource, TakeResult, name};
 pub(super) use connect::{Connected, Connector};
 pub use link::{HELD, Link};
 pub use link_error::LinkError;

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    command::{Answer, Command, Item, Operation, SharedBudget},
+    command::{Command, LimitItem, Operation, SharedBudget, TakeResult},
     connect::Connector,
     link::{HELD, Link},
     link_error::LinkError,
@@ -52,11 +52,11 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Message {
     /// A request takes items. It may be gone before the answer.
-    Take { request: u64, items: Vec<Item>, answer: oneshot::Sender<Answer> },
+    Take { request: u64, items: Vec<LimitItem>, answer: oneshot::Sender<TakeResult> },
     /// A request was admitted without Redis: Redis learns of its reservations later.
-    Hold { request: u64, items: Vec<Item> },
+    RecordReservations { request: u64, items: Vec<LimitItem> },
     /// A request ended. Its rates are corrected, and its reservations given back.
-    End { request: u64, corrections: Vec<Item> },
+    End { request: u64, corrections: Vec<LimitItem> },
     /// A request waited too long for the answer of Redis.
     Slow,
     /// The process ends.
@@ -91,7 +91,7 @@ pub(super) struct RedisWorker {
     next_look: Instant,
     pause: Duration,
     /// The reservations of requests in progress.
-    held: HashMap<String, Vec<Item>>,
+    held: HashMap<String, Vec<LimitItem>>,
     queue: VecDeque<Command>,
     /// When Redis went away, and whether the log said so.
     outage: Option<(Instant, bool)>,
@@ -156,12 +156,12 @@ impl RedisWorker {
         match message {
             // Without Redis the answer is dropped: the request decides alone.
             Message::Take { request, items, answer } if self.status.is_well() => {
-                let request = self.hold(request, &items);
+                let request = self.record_reservations(request, &items);
                 self.queue(Command { answer: Some(answer), ..Command::new(Operation::Take, request, items) });
             }
             Message::Take { .. } | Message::Stop(_) => {}
-            Message::Hold { request, items } => {
-                let request = self.hold(request, &items);
+            Message::RecordReservations { request, items } => {
+                let request = self.record_reservations(request, &items);
                 self.queue(Command::new(Operation::Renew, request, reservations(&items)));
             }
             Message::End { request, mut corrections } => {
@@ -180,8 +180,8 @@ impl RedisWorker {
         format!("{}{request:x}", HEXLOWER.encode(&self.replica.process))
     }
 
-    /// Notes the reservations of a request, each once: Redis may have them although its answer came too late.
-    fn hold(&mut self, request: u64, items: &[Item]) -> String {
+    /// Records the reservations of a request, each once: Redis may have them although its answer came too late.
+    fn record_reservations(&mut self, request: u64, items: &[LimitItem]) -> String {
         let request = self.name(request);
         for item in reservations(items) {
             let held = self.held.entry(request.clone()).or_default();
@@ -240,7 +240,7 @@ impl RedisWorker {
         }
     }
 
-    fn answered(&mut self, Command { request, items, answer: waiting, .. }: Command, answer: Option<Answer>) {
+    fn answered(&mut self, Command { request, items, answer: waiting, .. }: Command, answer: Option<TakeResult>) {
         let (Some(waiting), Some(answer)) = (waiting, answer) else { return };
         if let (Some(_), Some(held)) = (answer.exceeded, self.held.get_mut(&request)) {
             held.retain(|held| items.iter().all(|item| item.key() != held.key()));
@@ -300,7 +300,7 @@ impl RedisWorker {
     async fn tell_everything(&self, link: &mut Link) -> Result<(), LinkError> {
         link.forget();
         let tell =
-            |budget| Command::new(Operation::Give, String::new(), vec![Item::Spend { budget, limit: 0, cost: 0 }]);
+            |budget| Command::new(Operation::Give, String::new(), vec![LimitItem::Spend { budget, limit: 0, cost: 0 }]);
         let all: Vec<Command> = (self.replica.spent)().into_iter().map(tell).chain(self.renewals()).collect();
         for batch in all.chunks(AT_ONCE) {
             link.send(now(&self.replica), "", batch).await?;
@@ -332,7 +332,7 @@ impl RedisWorker {
     }
 }
 
-fn reservations(items: &[Item]) -> Vec<Item> {
+fn reservations(items: &[LimitItem]) -> Vec<LimitItem> {
     items.iter().filter(|item| item.is_reservation()).cloned().collect()
 }
 

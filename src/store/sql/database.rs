@@ -136,7 +136,7 @@ impl Database {
     ///
     /// # Errors
     /// When the file was deleted or replaced.
-    pub fn look(&self) -> Result<(), DatabaseError> {
+    pub fn check_file(&self) -> Result<(), DatabaseError> {
         match &self.file {
             Some((path, opened)) if files::identity(path) != *opened => Err(DatabaseError::Gone(path.clone())),
             _ => Ok(()),

@@ -254,7 +254,10 @@ impl Database {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn show(&mut self, over: &[(PendingRow, PolledUsage)]) -> Result<Vec<SettledRow>, DatabaseError> {
+    pub async fn store_polled_usage(
+        &mut self,
+        over: &[(PendingRow, PolledUsage)],
+    ) -> Result<Vec<SettledRow>, DatabaseError> {
         if over.is_empty() {
             return Ok(Vec::new());
         }

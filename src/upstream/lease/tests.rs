@@ -545,7 +545,7 @@ async fn a_second_verdict_of_the_same_kind_from_one_request_does_not_count() {
     let (upstream, _) = upstream(2, |_| {});
     for verdict in [Verdict::Failed, Verdict::RateLimited(None), Verdict::Refused, Verdict::Unpaid] {
         let mut given = ReportedVerdicts::NOTHING;
-        given.note(verdict);
+        given.remember(verdict);
         for _ in 0..20 {
             let asker = AttemptContext { key: 1, model: "m", given };
             upstream.lease(0, &asker, true).unwrap().report(verdict);

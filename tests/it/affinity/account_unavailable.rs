@@ -23,7 +23,7 @@ fn refusing_accounts(refused: &'static [&'static str]) -> impl FnMut(&Request) -
 }
 
 const TO_TWO_B: &str = r#"{"model":"smart","previous_response_id":"resp_1"}"#;
-const KNOWN: [Known<'static>; 1] = [(Kind::Response, "resp_1", "two", "two-b", "alice", None)];
+const KNOWN: [Known<'static>; 1] = [(ReferenceKind::Response, "resp_1", "two", "two-b", "alice", None)];
 
 #[tokio::test]
 async fn a_request_for_the_state_of_an_ejected_account_gets_an_error_with_retry_after() {
@@ -51,7 +51,7 @@ async fn a_request_for_the_state_of_an_ejected_account_gets_an_error_with_retry_
 /// Any account can answer an input of whole items.
 #[tokio::test]
 async fn a_request_with_whole_items_fails_over_to_another_account() {
-    let known = [KNOWN[0], (Kind::Item, "msg_1", "two", "two-b", "alice", None)];
+    let known = [KNOWN[0], (ReferenceKind::Item, "msg_1", "two", "two-b", "alice", None)];
     let mut fleet = Fleet::answering(&[], |_| (), refusing_accounts(&["two-b"])).await;
     fleet.learns(&known);
     let body = r#"{"model":"smart","input":[{"type":"message","id":"msg_1","role":"assistant","content":"x"}]}"#;
@@ -101,10 +101,10 @@ async fn an_account_in_cooldown_gets_requests_for_its_own_state() {
 #[tokio::test]
 async fn state_of_an_account_that_was_removed_gets_a_final_error() {
     let known = [
-        (Kind::Response, "resp_1", "two", "another", "alice", None),
-        (Kind::Response, "resp_2", "gone", "a", "alice", None),
-        (Kind::Encrypted, "gA", "gone", "a", "alice", None),
-        (Kind::Response, "resp_3", "two", "two-a", "alice", None),
+        (ReferenceKind::Response, "resp_1", "two", "another", "alice", None),
+        (ReferenceKind::Response, "resp_2", "gone", "a", "alice", None),
+        (ReferenceKind::Encrypted, "gA", "gone", "a", "alice", None),
+        (ReferenceKind::Response, "resp_3", "two", "two-a", "alice", None),
     ];
     // The same for an account that the key may not use any more.
     let mut fleet = Fleet::start(&known, |config| config.keys[0].upstreams = Some(vec![0])).await;
@@ -126,7 +126,7 @@ async fn state_of_an_account_that_was_removed_gets_a_final_error() {
 
 #[tokio::test]
 async fn the_restrictions_of_a_key_apply_to_requests_with_references() {
-    let known = [(Kind::Response, "resp_1", "two", "two-b", "alice", None)];
+    let known = [(ReferenceKind::Response, "resp_1", "two", "two-b", "alice", None)];
     let mut fleet = Fleet::start(&known, |config| {
         config.models.push(model("plain", &[(0, None)]));
         config.keys[0].models = Some(vec!["plain".into()]);
@@ -144,7 +144,7 @@ async fn the_restrictions_of_a_key_apply_to_requests_with_references() {
 
 #[tokio::test]
 async fn an_upstream_without_the_endpoint_gets_an_error_that_says_so() {
-    let known = [(Kind::File, "file-1", "two", "two-b", "alice", None)];
+    let known = [(ReferenceKind::File, "file-1", "two", "two-b", "alice", None)];
     let mut fleet = Fleet::start(&known, |config| {
         config.upstreams[1].surface = vec![tidegate::domain::endpoint::Surface::Chat];
         config.upstreams[1].max_body_bytes = Some(1000);
@@ -171,9 +171,9 @@ fn allow_removal_of_reasoning(config: &mut Config) {
 const THREAD: &str = r#"{"model":"smart","input":[{"type":"message","id":"msg_own-uuid","role":"user","content":"x"}, {"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":"gA"} ,{"type":"message","id":"msg_1","role":"assistant","content":"y"}],"store":false}"#;
 const STRIPPED: &str = r#"{"model":"real-one","input":[{"type":"message","id":"msg_own-uuid","role":"user","content":"x"} ,{"type":"message","id":"msg_1","role":"assistant","content":"y"}],"store":false}"#;
 const OF_THREAD: [Known<'static>; 3] = [
-    (Kind::Item, "rs_1", "two", "two-b", "alice", None),
-    (Kind::Encrypted, "gA", "two", "two-b", "alice", None),
-    (Kind::Item, "msg_1", "two", "two-b", "alice", None),
+    (ReferenceKind::Item, "rs_1", "two", "two-b", "alice", None),
+    (ReferenceKind::Encrypted, "gA", "two", "two-b", "alice", None),
+    (ReferenceKind::Item, "msg_1", "two", "two-b", "alice", None),
 ];
 
 #[tokio::test]
@@ -213,11 +213,11 @@ async fn the_account_that_made_the_reasoning_gets_the_whole_request() {
 async fn only_encrypted_parts_of_the_lost_account_are_removed_and_other_references_still_pin() {
     let mut known: Vec<Known<'_>> = OF_THREAD.into();
     known.extend([
-        (Kind::Response, "resp_1", "two", "two-b", "alice", None),
-        (Kind::Encrypted, "gC", "two", "two-b", "alice", None),
-        (Kind::Container, "cntr_1", "two", "two-b", "alice", None),
-        (Kind::Item, "ws_1", "two", "two-b", "alice", None),
-        (Kind::Item, "ig_1", "two", "two-b", "alice", None),
+        (ReferenceKind::Response, "resp_1", "two", "two-b", "alice", None),
+        (ReferenceKind::Encrypted, "gC", "two", "two-b", "alice", None),
+        (ReferenceKind::Container, "cntr_1", "two", "two-b", "alice", None),
+        (ReferenceKind::Item, "ws_1", "two", "two-b", "alice", None),
+        (ReferenceKind::Item, "ig_1", "two", "two-b", "alice", None),
     ]);
     let mut fleet = Fleet::start(&known, |config| {
         allow_removal_of_reasoning(config);
@@ -258,7 +258,7 @@ async fn only_encrypted_parts_of_the_lost_account_are_removed_and_other_referenc
 #[tokio::test]
 async fn reasoning_of_two_accounts_is_removed_where_the_model_allows_it() {
     let mut known: Vec<Known<'_>> = OF_THREAD.into();
-    known.push((Kind::Encrypted, "gB", "one", "one-a", "alice", None));
+    known.push((ReferenceKind::Encrypted, "gB", "one", "one-a", "alice", None));
     let both = THREAD.replacen("[{", r#"[{"type":"reasoning","id":"rs_2","encrypted_content":"gB"},{"#, 1);
     let mut fleet = Fleet::start(&known, allow_removal_of_reasoning).await;
     assert_eq!(fleet.create("alice", &both).await.status, 200);
@@ -273,8 +273,8 @@ async fn reasoning_of_two_accounts_is_removed_where_the_model_allows_it() {
 #[tokio::test]
 async fn removing_reasoning_does_not_admit_ids_that_the_key_may_not_use() {
     let mut known: Vec<Known<'_>> = OF_THREAD.into();
-    known.push((Kind::Encrypted, "gB", "one", "one-a", "alice", None));
-    known.push((Kind::Item, "msg_theirs", "one", "one-a", "bob", None));
+    known.push((ReferenceKind::Encrypted, "gB", "one", "one-a", "alice", None));
+    known.push((ReferenceKind::Item, "msg_theirs", "one", "one-a", "bob", None));
     let both = THREAD.replacen("[{", r#"[{"type":"reasoning","id":"rs_2","encrypted_content":"gB"},{"#, 1);
     let mut fleet = Fleet::start(&known, allow_removal_of_reasoning).await;
     let with = |id: &str| both.replacen("[{", &format!(r#"[{{"type":"item_reference","id":"{id}"}},{{"#), 1);

@@ -19,7 +19,8 @@ const MOST: usize = 1000;
 #[tokio::test]
 async fn a_key_with_many_lookups_does_not_delay_other_keys() {
     let ids: Vec<String> = (0..15).map(|number| format!("resp_of_bob_{number}")).collect();
-    let known: Vec<Known<'_>> = ids.iter().map(|id| (Kind::Response, &**id, "one", "one-a", "bob", None)).collect();
+    let known: Vec<Known<'_>> =
+        ids.iter().map(|id| (ReferenceKind::Response, &**id, "one", "one-a", "bob", None)).collect();
     let fleet = Arc::new(Fleet::start(&known, |config| config.server.max_body_bytes = 16 * 1024 * 1024).await);
     let alice: Vec<_> = (0..REQUESTS)
         .map(|number| {
@@ -59,7 +60,8 @@ fn memory() -> AffinitySettings {
 async fn the_store_alternates_between_keys() {
     let folder = TempDir::new().unwrap();
     let place = OriginStoreLocation::Sqlite(folder.path().join(tidegate::store::origins::FILE));
-    let name = |kind: &str, number: usize| Reference::new(Kind::Response, format!("{kind}_{number}").as_bytes());
+    let name =
+        |kind: &str, number: usize| Reference::new(ReferenceKind::Response, format!("{kind}_{number}").as_bytes());
     let (alice, bob) = (Owner::new("alice", None), Owner::new("bob", None));
     let now = Clock::system().since_epoch();
     let now_s = u32::try_from(now.as_secs()).unwrap();
@@ -139,8 +141,9 @@ async fn the_time_of_a_lookup_reveals_nothing() {
         let folder = TempDir::new().unwrap();
         let place = OriginStoreLocation::Sqlite(folder.path().join(tidegate::store::origins::FILE));
         let (alice, bob) = (Owner::new("alice", None), Owner::new("bob", None));
-        let name =
-            |kind: &str, number: usize| Reference::new(Kind::Response, format!("resp_{kind}_{number}").as_bytes());
+        let name = |kind: &str, number: usize| {
+            Reference::new(ReferenceKind::Response, format!("resp_{kind}_{number}").as_bytes())
+        };
         let now = Clock::system().since_epoch();
         let now_s = u32::try_from(now.as_secs()).unwrap();
         let entry = StoredOrigin { origin: Origin { account: 1, owner: alice }, used_s: now_s };
@@ -187,7 +190,8 @@ async fn the_time_of_a_lookup_reveals_nothing() {
 #[ignore = "a measurement: it wants a machine that does nothing else"]
 async fn the_time_of_an_answer_reveals_nothing() {
     let ids: Vec<String> = (0..1000).map(|number| format!("resp_alice_{number:06}")).collect();
-    let known: Vec<Known<'_>> = ids.iter().map(|id| (Kind::Response, &**id, "one", "one-a", "alice", None)).collect();
+    let known: Vec<Known<'_>> =
+        ids.iter().map(|id| (ReferenceKind::Response, &**id, "one", "one-a", "alice", None)).collect();
     let fleet = Fleet::start(&known, |_| ()).await;
     let mut client = Client::connect(fleet.gateway.address).await;
     let random = RandomSource::seeded(7);

@@ -139,10 +139,10 @@ async fn many_ids_neither_hide_the_id_of_another_owner_nor_get_harmless_requests
 #[tokio::test]
 async fn an_id_of_another_kind_still_belongs_to_its_owner() {
     let known = [
-        (Kind::Response, "resp_alice1"),
-        (Kind::Conversation, "conv_alice1"),
-        (Kind::Item, "msg_alice1"),
-        (Kind::File, "file-alice1"),
+        (ReferenceKind::Response, "resp_alice1"),
+        (ReferenceKind::Conversation, "conv_alice1"),
+        (ReferenceKind::Item, "msg_alice1"),
+        (ReferenceKind::File, "file-alice1"),
     ]
     .map(|(kind, id)| (kind, id, "two", "two-b", "alice", None));
     let route = |config: &mut Config| config.affinity.unknown_ids = Some(UnknownIds::Route);
@@ -196,8 +196,8 @@ async fn a_request_with_an_unknown_prompt_goes_to_the_provider() {
 /// Names in the output of a caller's function belong to the caller.
 #[tokio::test]
 async fn ids_in_the_output_of_a_function_are_ignored() {
-    let mut fleet = Fleet::start(&[(Kind::File, "file-alice", "two", "two-b", "alice", None)], |_| ()).await;
-    fleet.learns(&[(Kind::File, "file-alice", "two", "two-b", "alice", None)]);
+    let mut fleet = Fleet::start(&[(ReferenceKind::File, "file-alice", "two", "two-b", "alice", None)], |_| ()).await;
+    fleet.learns(&[(ReferenceKind::File, "file-alice", "two", "two-b", "alice", None)]);
     for kind in ["function_call_output", "custom_tool_call_output", "new_tool_output"] {
         let ask = |output: &str| {
             format!(r#"{{"model":"smart","input":[{{"type":"{kind}","call_id":"c","output":{output}}}]}}"#)

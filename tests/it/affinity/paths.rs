@@ -5,11 +5,11 @@ use super::*;
 #[tokio::test]
 async fn a_path_with_a_known_id_goes_to_the_account_that_holds_it() {
     let known = [
-        (Kind::Response, "resp_1", "one", "one-b", "alice", None),
-        (Kind::Conversation, "conv_2", "two", "two-a", "alice", None),
-        (Kind::Item, "msg_2", "two", "two-a", "alice", None),
+        (ReferenceKind::Response, "resp_1", "one", "one-b", "alice", None),
+        (ReferenceKind::Conversation, "conv_2", "two", "two-a", "alice", None),
+        (ReferenceKind::Item, "msg_2", "two", "two-a", "alice", None),
         // Another account made the response: the conversation decides.
-        (Kind::Item, "msg_1", "one", "one-a", "alice", None),
+        (ReferenceKind::Item, "msg_1", "one", "one-a", "alice", None),
     ];
     // The configured default upstream gets the ids that nobody knows.
     let mut fleet = Fleet::start(&known, |config| config.default_upstream = Some(0)).await;

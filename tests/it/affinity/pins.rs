@@ -3,26 +3,34 @@
 use super::*;
 
 /// One row for each kind of id: a part of a request that holds the id, whose owner's state is in the last account.
-const EACH: [(Kind, &str, &str); 15] = [
-    (Kind::Response, "resp_1", r#""previous_response_id":"resp_1""#),
-    (Kind::Response, "resp_1", r#""previous_\u0072esponse_id":"resp_\u0031""#),
-    (Kind::Conversation, "conv_1", r#""conversation":"conv_1""#),
-    (Kind::Conversation, "conv_1", r#""conversation":{"id":"conv_1"}"#),
-    (Kind::Item, "rs_1", r#""input":[{"type":"item_reference","id":"rs_1"}]"#),
-    (Kind::Item, "rs_1", r#""input":[{"type":"reasoning","summary":[],"id":"rs_1"}]"#),
-    (Kind::Item, "ig_1", r#""input":[{"type":"image_generation_call","id":"ig_1"}]"#),
-    (Kind::Encrypted, "gAAA", r#""input":[{"type":"reasoning","encrypted_content":"gAAA"}]"#),
-    (Kind::Encrypted, "gAAA", r#""input":[{"type":"compaction","encrypted_content":"gAAA"}]"#),
-    (Kind::File, "file-1", r#""input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]}]"#),
+const EACH: [(ReferenceKind, &str, &str); 15] = [
+    (ReferenceKind::Response, "resp_1", r#""previous_response_id":"resp_1""#),
+    (ReferenceKind::Response, "resp_1", r#""previous_\u0072esponse_id":"resp_\u0031""#),
+    (ReferenceKind::Conversation, "conv_1", r#""conversation":"conv_1""#),
+    (ReferenceKind::Conversation, "conv_1", r#""conversation":{"id":"conv_1"}"#),
+    (ReferenceKind::Item, "rs_1", r#""input":[{"type":"item_reference","id":"rs_1"}]"#),
+    (ReferenceKind::Item, "rs_1", r#""input":[{"type":"reasoning","summary":[],"id":"rs_1"}]"#),
+    (ReferenceKind::Item, "ig_1", r#""input":[{"type":"image_generation_call","id":"ig_1"}]"#),
+    (ReferenceKind::Encrypted, "gAAA", r#""input":[{"type":"reasoning","encrypted_content":"gAAA"}]"#),
+    (ReferenceKind::Encrypted, "gAAA", r#""input":[{"type":"compaction","encrypted_content":"gAAA"}]"#),
     (
-        Kind::File,
+        ReferenceKind::File,
+        "file-1",
+        r#""input":[{"role":"user","content":[{"type":"input_file","file_id":"file-1"}]}]"#,
+    ),
+    (
+        ReferenceKind::File,
         "file-1",
         r#""tools":[{"type":"code_interpreter","container":{"type":"auto","file_ids":["file-1"]}}]"#,
     ),
-    (Kind::VectorStore, "vs_1", r#""tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]"#),
-    (Kind::Container, "cntr_1", r#""tools":[{"type":"code_interpreter","container":"cntr_1"}]"#),
-    (Kind::Prompt, "pmpt_1", r#""prompt":{"id":"pmpt_1"}"#),
-    (Kind::Skill, "skill_1", r#""tools":[{"type":"shell","environment":{"skills":[{"skill_id":"skill_1"}]}}]"#),
+    (ReferenceKind::VectorStore, "vs_1", r#""tools":[{"type":"file_search","vector_store_ids":["vs_1"]}]"#),
+    (ReferenceKind::Container, "cntr_1", r#""tools":[{"type":"code_interpreter","container":"cntr_1"}]"#),
+    (ReferenceKind::Prompt, "pmpt_1", r#""prompt":{"id":"pmpt_1"}"#),
+    (
+        ReferenceKind::Skill,
+        "skill_1",
+        r#""tools":[{"type":"shell","environment":{"skills":[{"skill_id":"skill_1"}]}}]"#,
+    ),
 ];
 
 #[tokio::test]
@@ -70,7 +78,7 @@ async fn a_reference_of_every_kind_goes_to_its_account() {
 
 #[tokio::test]
 async fn a_request_without_a_model_goes_to_the_account_of_its_reference_unchanged() {
-    let known = [(Kind::Response, "resp_1", "two", "two-a", "alice", None)];
+    let known = [(ReferenceKind::Response, "resp_1", "two", "two-a", "alice", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     fleet.create("alice", r#"{"prompt":{"id":"pmpt_new"}}"#).await.assert_final(
         400,
@@ -86,12 +94,12 @@ async fn a_request_without_a_model_goes_to_the_account_of_its_reference_unchange
 #[tokio::test]
 async fn references_to_several_accounts_are_refused_as_conflicting_state() {
     let known = [
-        (Kind::Response, "resp_1", "one", "one-a", "alice", None),
-        (Kind::File, "file-1", "one", "one-a", "alice", None),
-        (Kind::File, "file-2", "one", "one-b", "alice", None),
-        (Kind::Encrypted, "gA", "two", "two-a", "bob", None),
-        (Kind::Item, "msg_2", "two", "two-a", "alice", None),
-        (Kind::Conversation, "conv_2", "two", "two-a", "alice", None),
+        (ReferenceKind::Response, "resp_1", "one", "one-a", "alice", None),
+        (ReferenceKind::File, "file-1", "one", "one-a", "alice", None),
+        (ReferenceKind::File, "file-2", "one", "one-b", "alice", None),
+        (ReferenceKind::Encrypted, "gA", "two", "two-a", "bob", None),
+        (ReferenceKind::Item, "msg_2", "two", "two-a", "alice", None),
+        (ReferenceKind::Conversation, "conv_2", "two", "two-a", "alice", None),
     ];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     let agree =
@@ -139,10 +147,10 @@ fn messages(model: &str, ids: &[&str]) -> String {
 #[tokio::test]
 async fn ids_of_whole_items_prefer_their_account_and_never_pin() {
     let known = [
-        (Kind::Item, "msg_mine", "two", "two-b", "carol", Some("team")),
-        (Kind::Item, "msg_too", "one", "one-b", "carol", Some("team")),
-        (Kind::Item, "msg_theirs", "two", "two-b", "bob", None),
-        (Kind::Response, "resp_1", "one", "one-a", "carol", Some("team")),
+        (ReferenceKind::Item, "msg_mine", "two", "two-b", "carol", Some("team")),
+        (ReferenceKind::Item, "msg_too", "one", "one-b", "carol", Some("team")),
+        (ReferenceKind::Item, "msg_theirs", "two", "two-b", "bob", None),
+        (ReferenceKind::Response, "resp_1", "one", "one-a", "carol", Some("team")),
     ];
     let mut fleet = Fleet::start(&[], |_| ()).await;
     fleet.learns(&known);
@@ -176,9 +184,9 @@ async fn ids_of_whole_items_prefer_their_account_and_never_pin() {
 #[tokio::test]
 async fn ids_of_whole_items_are_not_looked_up_in_the_store() {
     let known = [
-        (Kind::Item, "msg_stored", "two", "two-b", "alice", None),
-        (Kind::Item, "msg_theirs", "two", "two-b", "bob", None),
-        (Kind::Response, "resp_1", "two", "two-a", "alice", None),
+        (ReferenceKind::Item, "msg_stored", "two", "two-b", "alice", None),
+        (ReferenceKind::Item, "msg_theirs", "two", "two-b", "bob", None),
+        (ReferenceKind::Response, "resp_1", "two", "two-a", "alice", None),
     ];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     let body = messages("smart", &["msg_stored", "msg_theirs", "msg_new"]);
@@ -200,7 +208,7 @@ async fn ids_of_whole_items_are_not_looked_up_in_the_store() {
 
 #[tokio::test]
 async fn encrypted_content_pins_the_requests_of_every_key() {
-    let known = [(Kind::Encrypted, "gAAA/=", "two", "two-a", "a key that is gone", None)];
+    let known = [(ReferenceKind::Encrypted, "gAAA/=", "two", "two-a", "a key that is gone", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     for content in ["gAAA/=", r"g\u0041AA\/\u003d"] {
         let body = format!(
@@ -217,7 +225,7 @@ async fn encrypted_content_pins_the_requests_of_every_key() {
 /// The account has two credentials. Only these two may be tried.
 #[tokio::test]
 async fn a_pinned_request_fails_over_only_among_credentials_of_its_account() {
-    let known = [(Kind::Response, "resp_1", "two", "shared", "alice", None)];
+    let known = [(ReferenceKind::Response, "resp_1", "two", "shared", "alice", None)];
     let share = |config: &mut Config| {
         for credential in &mut config.upstreams[1].credentials {
             credential.account = "shared".into();
@@ -246,7 +254,7 @@ async fn a_pinned_request_fails_over_only_among_credentials_of_its_account() {
 
 #[tokio::test]
 async fn ambiguous_and_too_long_references_are_refused() {
-    let known = [(Kind::Response, "resp_1", "one", "one-a", "alice", None)];
+    let known = [(ReferenceKind::Response, "resp_1", "one", "one-a", "alice", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     for (holds, param) in [
         (r#""previous_response_id":"resp_1","previous_response_id":"resp_2""#, "previous_response_id"),
@@ -301,9 +309,9 @@ async fn references_count_towards_the_memory_for_bodies() {
 #[tokio::test]
 async fn a_renamed_model_is_never_sent_to_an_upstream_under_its_public_name() {
     let known = [
-        (Kind::Response, "resp_1", "one", "one-a", "alice", None),
-        (Kind::Encrypted, "gA", "one", "one-a", "alice", None),
-        (Kind::Item, "msg_1", "one", "one-a", "alice", None),
+        (ReferenceKind::Response, "resp_1", "one", "one-a", "alice", None),
+        (ReferenceKind::Encrypted, "gA", "one", "one-a", "alice", None),
+        (ReferenceKind::Item, "msg_1", "one", "one-a", "alice", None),
     ];
     let rename = |config: &mut Config| {
         config.models.push(model("alias", &[(1, Some("gpt-4o"))]));
@@ -343,8 +351,10 @@ async fn a_renamed_model_is_never_sent_to_an_upstream_under_its_public_name() {
 /// A thread with encrypted reasoning continues with another model, where that model allows the removal of reasoning.
 #[tokio::test]
 async fn a_switch_of_models_continues_without_reasoning_that_the_other_account_cannot_read() {
-    let known =
-        [(Kind::Encrypted, "gA", "one", "one-a", "alice", None), (Kind::Item, "ws_1", "one", "one-a", "alice", None)];
+    let known = [
+        (ReferenceKind::Encrypted, "gA", "one", "one-a", "alice", None),
+        (ReferenceKind::Item, "ws_1", "one", "one-a", "alice", None),
+    ];
     let mut fleet = Fleet::start(&known, |config| {
         config
             .models
@@ -400,7 +410,7 @@ async fn items_with_content_and_client_ids_are_never_refused() {
         r#"{"type":"custom_tool_call","call_id":"c","name":"f","input":"x""#,
         r#"{"type":"hologram_of_2027","projection":{"beam":"x"},"container":"wav","File_Id":"x""#,
     ];
-    let known = [(Kind::Item, "x_theirs", "two", "two-b", "bob", None)];
+    let known = [(ReferenceKind::Item, "x_theirs", "two", "two-b", "bob", None)];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     fleet.learns(&known);
     let all: Vec<String> = (0..).zip(ITEMS).map(|(id, item)| format!(r#"{item},"id":"x_{id}"}}"#)).collect();

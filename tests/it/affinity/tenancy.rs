@@ -7,13 +7,13 @@ use super::*;
 /// Alice's state, all in one account. Each id is as long as the unknown id that it is compared with.
 fn of_alice() -> Vec<Known<'static>> {
     let kinds = [
-        (Kind::Response, "resp_alice"),
-        (Kind::Conversation, "conv_alice"),
-        (Kind::Item, "item_alice"),
-        (Kind::File, "file-alice"),
-        (Kind::VectorStore, "vsto_alice"),
-        (Kind::Container, "cntr_alice"),
-        (Kind::Skill, "skil_alice"),
+        (ReferenceKind::Response, "resp_alice"),
+        (ReferenceKind::Conversation, "conv_alice"),
+        (ReferenceKind::Item, "item_alice"),
+        (ReferenceKind::File, "file-alice"),
+        (ReferenceKind::VectorStore, "vsto_alice"),
+        (ReferenceKind::Container, "cntr_alice"),
+        (ReferenceKind::Skill, "skil_alice"),
     ];
     kinds.map(|(kind, id)| (kind, id, "two", "two-b", "alice", None)).into()
 }
@@ -140,8 +140,8 @@ const BODIES: [&str; 11] = [
 async fn fleet(change: impl FnOnce(&mut Config)) -> Fleet {
     let mut known = of_alice();
     // One id of each other owner, so that every key owns something.
-    known.push((Kind::Conversation, "conv_of_bob", "two", "two-b", "bob", None));
-    known.push((Kind::Conversation, "conv_of_team", "two", "two-b", "carol", Some("team")));
+    known.push((ReferenceKind::Conversation, "conv_of_bob", "two", "two-b", "bob", None));
+    known.push((ReferenceKind::Conversation, "conv_of_team", "two", "two-b", "carol", Some("team")));
     Fleet::start(&known, |config| {
         config.default_upstream = Some(0);
         change(config);
@@ -387,7 +387,8 @@ async fn unknown_ids_go_up_where_no_other_owner_shares_the_accounts() {
         config.keys[2].upstreams = Some(vec![1]);
         config.keys[3].upstreams = Some(vec![1]);
     };
-    let mut fleet = Fleet::start(&[(Kind::Response, "resp_1", "two", "two-a", "dave", Some("team"))], alone).await;
+    let mut fleet =
+        Fleet::start(&[(ReferenceKind::Response, "resp_1", "two", "two-a", "dave", Some("team"))], alone).await;
     let body = r#"{"model":"smart","previous_response_id":"resp_new"}"#;
     assert_eq!(fleet.create("alice", body).await.status, 200);
     assert!(fleet.account().starts_with("one-"));
@@ -417,7 +418,7 @@ async fn unknown_ids_go_up_where_no_other_owner_shares_the_accounts() {
 
 #[tokio::test]
 async fn keys_of_a_group_share_their_state() {
-    let known = [(Kind::Response, "resp_1", "two", "two-a", "carol", Some("team"))];
+    let known = [(ReferenceKind::Response, "resp_1", "two", "two-a", "carol", Some("team"))];
     let mut fleet = Fleet::start(&known, |_| ()).await;
     for key in ["carol", "dave"] {
         assert_eq!(fleet.call(key, "GET /v1/responses/resp_1", None).await.status, 200);

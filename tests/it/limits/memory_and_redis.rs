@@ -23,7 +23,7 @@ use tidegate::{
         spending::Spender,
         usage::UsageEstimate,
     },
-    limits::{Identity, Limits, Meters, Permit, Quotas, Refused, Shared, Used},
+    limits::{Identity, Limits, LimitsInRedis, Meters, Permit, Quotas, Refused, UsedTokens},
 };
 use tokio::{runtime::Runtime, time::Instant};
 
@@ -116,7 +116,7 @@ struct Bench<'a> {
     time: &'a PausedRuntime,
     limits: Limits,
     spending: Arc<Spending>,
-    shared: Option<(Arc<Shared>, Arc<SharingStatus>)>,
+    shared: Option<(Arc<LimitsInRedis>, Arc<SharingStatus>)>,
     /// How often the ledger was read.
     read: u64,
     /// The model of the next request.
@@ -179,7 +179,7 @@ impl<'a> Bench<'a> {
     fn send(&self, tokens: u64, cost: u64) -> Result<Permit, Refusal> {
         let sent = async {
             let mut permit = self.limits.admit(0).await?;
-            permit.asks_for(self.model);
+            permit.apply_model_limits(self.model);
             permit.reserve(UsageEstimate { input: tokens, output: 0 }, &[cost, cost], UnixMillis(1)).await?;
             Ok(permit)
         };
@@ -215,7 +215,7 @@ impl<'a> Bench<'a> {
     fn end(&self, mut permit: Permit, used: u64, cost: u64) {
         let _here = self.time.runtime.enter();
         let (used, cost) =
-            (Used::Tokens { input: Some(used), output: None }, Money { nano: cost, currency: Currency::Cny });
+            (UsedTokens::Reported { input: Some(used), output: None }, Money { nano: cost, currency: Currency::Cny });
         permit.settle(used, Some(cost), Exchange::default());
     }
 
@@ -262,14 +262,14 @@ impl Drop for Bench<'_> {
 }
 
 /// Shares limits through a Redis, and waits for the connection.
-fn share(there: &TestRedis, replicas: u32, spending: &Arc<Spending>) -> (Arc<Shared>, Arc<SharingStatus>) {
+fn share(there: &TestRedis, replicas: u32, spending: &Arc<Spending>) -> (Arc<LimitsInRedis>, Arc<SharingStatus>) {
     let status = Arc::<SharingStatus>::default();
     let redis = RedisSettings::plain("127.0.0.1", there.server.port);
     let fail = if replicas > 1 { WhenRedisIsAway::Share } else { WhenRedisIsAway::Closed };
     let sharing = SharedLimits { redis, replicas: replicas.max(1), fail, patience: LONG };
     let process = u64::from(NAMES.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
     let identity = Identity { process, origin: "here".into(), redis_clock: Some(Clock::from_fn(redis_time)) };
-    let shared = Arc::new(Shared::start(&sharing, identity, Arc::clone(spending), Arc::clone(&status)).unwrap());
+    let shared = Arc::new(LimitsInRedis::start(&sharing, identity, Arc::clone(spending), Arc::clone(&status)).unwrap());
     wait_until_shared(&status, true);
     (shared, status)
 }

@@ -8,7 +8,7 @@ use std::sync::{
 use tidegate::{
     config,
     domain::spending::{OwnSpend, RemoteSpend},
-    store::redis::{Answer, Command, Item, Link, Operation, SharedBudget, SpendSource},
+    store::redis::{Command, LimitItem, Link, Operation, SharedBudget, SpendSource, TakeResult},
 };
 
 use crate::support::redis::RedisServer;
@@ -62,8 +62,8 @@ pub(super) async fn send(
     now: Option<u64>,
     operation: Operation,
     request: &str,
-    items: Vec<Item>,
-) -> Answer {
+    items: Vec<LimitItem>,
+) -> TakeResult {
     let now = now.map(|now| BEGAN + now);
     let answers = link.send(now, "", &[Command::new(operation, request.to_owned(), items)]).await.unwrap();
     answers.into_iter().next().unwrap().unwrap()
@@ -77,13 +77,13 @@ async fn asks(
     budget: SharedBudget,
     (limit, cost): (u64, u64),
 ) -> Option<u64> {
-    let items = vec![Item::Spend { budget, limit, cost }];
+    let items = vec![LimitItem::Spend { budget, limit, cost }];
     send(link, Some(now), Operation::Take, request, items).await.exceeded.map(|(_, wait)| wait)
 }
 
 /// Gives back what a request reserved of a budget, and tells the spend.
 pub(super) async fn settle(link: &mut Link, now: Option<u64>, request: &str, budget: SharedBudget, cost: u64) {
-    send(link, now, Operation::Give, request, vec![Item::Spend { budget, limit: 0, cost }]).await;
+    send(link, now, Operation::Give, request, vec![LimitItem::Spend { budget, limit: 0, cost }]).await;
 }
 
 /// Whether exactly this is spent: a larger budget has something left, and a budget of this size has not.
@@ -119,9 +119,9 @@ async fn a_spend_that_is_told_late_or_again_or_by_others_counts_once() {
 }
 
 /// A place and a budget of 10.
-fn held(name: &str, spent: u64) -> Vec<Item> {
-    let place = Item::Place { key: format!("{name}:place"), limit: 1 };
-    vec![place, Item::Spend { budget: budget(name, spent, 0), limit: 10, cost: 10 }]
+fn held(name: &str, spent: u64) -> Vec<LimitItem> {
+    let place = LimitItem::Place { key: format!("{name}:place"), limit: 1 };
+    vec![place, LimitItem::Spend { budget: budget(name, spent, 0), limit: 10, cost: 10 }]
 }
 
 /// Which of the two another request cannot have.

@@ -6,7 +6,7 @@ use std::{cell::RefCell, sync::Arc};
 use proptest::prelude::*;
 use tidegate::{
     budgets::{Counter, LedgerSums},
-    store::redis::{Item, Link, Operation, SharedBudget},
+    store::redis::{LimitItem, Link, Operation, SharedBudget},
 };
 use tokio::runtime::Runtime;
 
@@ -92,7 +92,7 @@ impl<'a> TwoReplicas<'a> {
         } else if replica.counter.spent() >= limit {
             false
         } else {
-            let items = vec![Item::Spend { budget, limit, cost }];
+            let items = vec![LimitItem::Spend { budget, limit, cost }];
             let mut link = self.there.links[who].borrow_mut();
             let asked = send(&mut link, None, Operation::Take, &holder, items);
             let taken = self.there.runtime.block_on(asked).exceeded.is_none();
@@ -164,7 +164,7 @@ impl<'a> TwoReplicas<'a> {
         self.report_spend(who, "", 0);
         let mut link = self.there.links[who].borrow_mut();
         for (holder, cost) in &self.both[who].under_way {
-            let items = vec![Item::Spend { budget: self.budget(who), limit: self.limit, cost: *cost }];
+            let items = vec![LimitItem::Spend { budget: self.budget(who), limit: self.limit, cost: *cost }];
             self.there.runtime.block_on(send(&mut link, None, Operation::Renew, holder, items));
         }
     }

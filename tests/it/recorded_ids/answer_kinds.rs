@@ -2,7 +2,7 @@
 
 use tidegate::{
     affinity::Recalled,
-    domain::origin::{Kind, Origin},
+    domain::origin::{Origin, ReferenceKind},
 };
 
 use super::{BODY, made_here, owner, recorded, recorded_count, with_stranger};
@@ -12,31 +12,31 @@ use crate::support::{
     upstream::{LAST_CHUNK, RESPONSE, STREAM, Step, Upstream, answer, chunk, json},
 };
 
-type Id = (Kind, &'static str);
+type Id = (ReferenceKind, &'static str);
 
 /// Fields with ids that a request may hold and an answer repeats.
 const ECHOES: &str = r#""previous_response_id":"resp_old","instructions":[{"id":"msg_old"}],"input":[{"id":"msg_old","encrypted_content":"old"}],"prompt":{"id":"pmpt_old"},"tools":[{"type":"file_search","vector_store_ids":["vs_old"]},{"type":"code_interpreter","container":"cntr_old"}],"metadata":{"id":"resp_old","conversation":"conv_old","file_id":"file_old"}"#;
 
 const ECHOED: [Id; 8] = [
-    (Kind::Response, "resp_old"),
-    (Kind::Conversation, "conv_old"),
-    (Kind::Item, "msg_old"),
-    (Kind::Encrypted, "old"),
-    (Kind::Prompt, "pmpt_old"),
-    (Kind::VectorStore, "vs_old"),
-    (Kind::Container, "cntr_old"),
-    (Kind::File, "file_old"),
+    (ReferenceKind::Response, "resp_old"),
+    (ReferenceKind::Conversation, "conv_old"),
+    (ReferenceKind::Item, "msg_old"),
+    (ReferenceKind::Encrypted, "old"),
+    (ReferenceKind::Prompt, "pmpt_old"),
+    (ReferenceKind::VectorStore, "vs_old"),
+    (ReferenceKind::Container, "cntr_old"),
+    (ReferenceKind::File, "file_old"),
 ];
 
 const OUTPUT: &str = r#"[{"type":"reasoning","id":"rs_1","encrypted_content":"secret\u0031"},{"type":"code_interpreter_call","id":"ci_1","container_id":"cntr_1"},{"type":"message","id":"msg_1","content":[{"type":"output_text","text":"{\"id\":\"resp_text\"}","annotations":[{"type":"container_file_citation","container_id":"cntr_1","file_id":"cfile_1"}]}]}]"#;
 
 const OUTPUT_IDS: [Id; 6] = [
-    (Kind::Item, "rs_1"),
-    (Kind::Encrypted, "secret1"),
-    (Kind::Item, "ci_1"),
-    (Kind::Container, "cntr_1"),
-    (Kind::Item, "msg_1"),
-    (Kind::File, "cfile_1"),
+    (ReferenceKind::Item, "rs_1"),
+    (ReferenceKind::Encrypted, "secret1"),
+    (ReferenceKind::Item, "ci_1"),
+    (ReferenceKind::Container, "cntr_1"),
+    (ReferenceKind::Item, "msg_1"),
+    (ReferenceKind::File, "cfile_1"),
 ];
 
 fn response() -> String {
@@ -79,9 +79,11 @@ async fn answered(line: &str, sent: Vec<u8>, body: &[u8]) -> (Upstream, Gateway)
 
 #[tokio::test]
 async fn each_kind_of_answer_records_the_new_ids_and_not_the_repeated_ones() {
-    let of_response: Vec<Id> =
-        [(Kind::Response, "resp_1"), (Kind::Conversation, "conv_1")].into_iter().chain(OUTPUT_IDS).collect();
-    let of_stream: Vec<Id> = of_response.iter().copied().chain([(Kind::Item, "rs_0")]).collect();
+    let of_response: Vec<Id> = [(ReferenceKind::Response, "resp_1"), (ReferenceKind::Conversation, "conv_1")]
+        .into_iter()
+        .chain(OUTPUT_IDS)
+        .collect();
+    let of_stream: Vec<Id> = of_response.iter().copied().chain([(ReferenceKind::Item, "rs_0")]).collect();
     let create = "POST /v1/responses";
     let whole = |body: String| (json("200 OK", &body), body);
     let streamed = |body: String| {
@@ -103,20 +105,20 @@ async fn each_kind_of_answer_records_the_new_ids_and_not_the_repeated_ones() {
         (
             "POST /v1/responses/compact",
             whole(compaction),
-            vec![(Kind::Response, "resp_2"), (Kind::Item, "cmp_1"), (Kind::Encrypted, "c")],
+            vec![(ReferenceKind::Response, "resp_2"), (ReferenceKind::Item, "cmp_1"), (ReferenceKind::Encrypted, "c")],
         ),
-        ("POST /v1/conversations", whole(conversation.into()), vec![(Kind::Conversation, "conv_2")]),
+        ("POST /v1/conversations", whole(conversation.into()), vec![(ReferenceKind::Conversation, "conv_2")]),
         (
             "POST /v1/conversations/conv_2/items",
             whole(list.into()),
-            vec![(Kind::Item, "msg_2"), (Kind::Item, "rs_2"), (Kind::Encrypted, "l")],
+            vec![(ReferenceKind::Item, "msg_2"), (ReferenceKind::Item, "rs_2"), (ReferenceKind::Encrypted, "l")],
         ),
         (
             "GET /v1/responses/resp_1/input_items",
             whole(list.into()),
-            vec![(Kind::Item, "msg_2"), (Kind::Item, "rs_2"), (Kind::Encrypted, "l")],
+            vec![(ReferenceKind::Item, "msg_2"), (ReferenceKind::Item, "rs_2"), (ReferenceKind::Encrypted, "l")],
         ),
-        ("GET /v1/conversations/conv_2/items/msg_3", whole(item.into()), vec![(Kind::Item, "msg_3")]),
+        ("GET /v1/conversations/conv_2/items/msg_3", whole(item.into()), vec![(ReferenceKind::Item, "msg_3")]),
     ] {
         let (_upstream, gateway) = answered(line, sent, body.as_bytes()).await;
         // An answer only repeats the ids that its request names.
@@ -141,7 +143,7 @@ async fn ids_in_json_without_its_content_type_are_recorded() {
     let unnamed = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{RESPONSE}", RESPONSE.len());
     for sent in [answer("200 OK", "text/plain; charset=utf-8", RESPONSE.as_bytes()), unnamed.into_bytes()] {
         let (_upstream, gateway) = answered("POST /v1/responses", sent, RESPONSE.as_bytes()).await;
-        assert_eq!(recorded(&gateway, (Kind::Response, "resp_1"), owner("tester")).await, made_here());
+        assert_eq!(recorded(&gateway, (ReferenceKind::Response, "resp_1"), owner("tester")).await, made_here());
     }
     let text = "resp_1 and nothing else";
     let (_upstream, gateway) =
@@ -178,7 +180,7 @@ async fn ids_in_an_encoded_or_wrongly_labelled_answer_are_recorded() {
         let sent = [head.as_bytes(), &body].concat();
         let (_upstream, gateway) = answered("POST /v1/responses", sent, &body).await;
         assert_eq!(
-            recorded(&gateway, (Kind::Response, "resp_1"), owner("tester")).await,
+            recorded(&gateway, (ReferenceKind::Response, "resp_1"), owner("tester")).await,
             made_here(),
             "{coding} as {media}"
         );
@@ -210,7 +212,11 @@ async fn errors_deletions_and_unknown_encodings_record_no_id() {
         ),
     ] {
         let (_upstream, gateway) = answered("POST /v1/responses", sent, body.as_bytes()).await;
-        assert_eq!(recorded(&gateway, (Kind::Response, "resp_1"), owner("tester")).await, Recalled::Unknown, "{what}");
+        assert_eq!(
+            recorded(&gateway, (ReferenceKind::Response, "resp_1"), owner("tester")).await,
+            Recalled::Unknown,
+            "{what}"
+        );
         assert_eq!(recorded_count(&gateway).await, 0.0, "{what}");
     }
 }
@@ -222,11 +228,14 @@ async fn an_id_that_several_keys_receive_belongs_to_each_of_them() {
     assert_eq!(ask(&gateway, KEY, "POST /v1/responses").await.status, 200);
     // The upstream gives the same id to another key.
     assert_eq!(ask(&gateway, super::STRANGER, "POST /v1/responses").await.body, RESPONSE.as_bytes());
-    assert_eq!(recorded(&gateway, (Kind::Response, "resp_1"), owner("tester")).await, made_here());
+    assert_eq!(recorded(&gateway, (ReferenceKind::Response, "resp_1"), owner("tester")).await, made_here());
     let Recalled::Own(origin) = made_here() else { panic!() };
     let of_stranger = Recalled::Own(Origin { owner: owner("stranger"), ..origin });
-    assert_eq!(recorded(&gateway, (Kind::Response, "resp_1"), owner("stranger")).await, of_stranger);
-    assert_eq!(recorded(&gateway, (Kind::Response, "resp_1"), owner("another")).await, Recalled::Foreign(origin));
+    assert_eq!(recorded(&gateway, (ReferenceKind::Response, "resp_1"), owner("stranger")).await, of_stranger);
+    assert_eq!(
+        recorded(&gateway, (ReferenceKind::Response, "resp_1"), owner("another")).await,
+        Recalled::Foreign(origin)
+    );
     assert_eq!(gateway.metric("tidegate_affinity_foreign_total").await, 1.0);
 }
 
@@ -236,8 +245,8 @@ async fn an_answer_with_too_many_ids_passes_whole_and_the_first_ids_are_recorded
     let list = format!(r#"{{"object":"list","data":[{}]}}"#, items.join(","));
     let (_upstream, gateway) =
         answered("GET /v1/conversations/conv_2/items", json("200 OK", &list), list.as_bytes()).await;
-    assert_eq!(recorded(&gateway, (Kind::Item, "msg_4095"), owner("tester")).await, made_here());
-    assert_eq!(recorded(&gateway, (Kind::Item, "msg_4096"), owner("tester")).await, Recalled::Unknown);
+    assert_eq!(recorded(&gateway, (ReferenceKind::Item, "msg_4095"), owner("tester")).await, made_here());
+    assert_eq!(recorded(&gateway, (ReferenceKind::Item, "msg_4096"), owner("tester")).await, Recalled::Unknown);
     gateway.metric_becomes("tidegate_affinity_skipped_total", 904.0).await;
     assert_eq!(recorded_count(&gateway).await, 4096.0);
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use tidegate::domain::origin::Kind;
+use tidegate::domain::origin::ReferenceKind;
 use tokio::sync::oneshot;
 
 use super::{BODY, made_here, owner, recall, recorded_count};
@@ -60,7 +60,7 @@ async fn an_id_in_an_event_is_recorded_when_the_last_byte_of_the_event_arrives()
         next.lock().unwrap().take().unwrap().send(()).unwrap();
         assert_eq!(soon("the second piece", client.chunk()).await.unwrap(), two, "{at}");
         let id = format!("resp_{at:03}");
-        assert_eq!(recall(&gateway, (Kind::Response, &id), owner("tester")).await, made_here(), "{at}");
+        assert_eq!(recall(&gateway, (ReferenceKind::Response, &id), owner("tester")).await, made_here(), "{at}");
     }
     assert_eq!(
         gateway.metric("tidegate_affinity_store_lookups_total").await,
@@ -89,7 +89,7 @@ async fn an_id_in_a_body_is_recorded_when_the_last_byte_of_the_body_arrives() {
         let answer = client.create(BODY).await;
         assert!(answer.whole && answer.body == body(at).as_bytes(), "{at}: {answer:?}");
         let id = format!("resp_{at:03}");
-        assert_eq!(recall(&gateway, (Kind::Response, &id), owner("tester")).await, made_here(), "{at}");
+        assert_eq!(recall(&gateway, (ReferenceKind::Response, &id), owner("tester")).await, made_here(), "{at}");
     }
     assert_eq!(
         gateway.metric("tidegate_affinity_store_lookups_total").await,
@@ -106,5 +106,5 @@ async fn an_id_in_an_event_without_its_blank_line_is_recorded_at_the_end_of_the_
     let gateway = Gateway::before(&upstream.base_url());
     let answer = gateway.connect().await.create(BODY).await;
     assert!(answer.whole && answer.body == stream);
-    assert_eq!(recall(&gateway, (Kind::Response, "resp_001"), owner("tester")).await, made_here());
+    assert_eq!(recall(&gateway, (ReferenceKind::Response, "resp_001"), owner("tester")).await, made_here());
 }

@@ -3,7 +3,7 @@
 use tidegate::{
     affinity::Recalled,
     config::{Config, OnClientGone},
-    domain::origin::Kind,
+    domain::origin::ReferenceKind,
 };
 use tokio::sync::oneshot;
 
@@ -49,7 +49,7 @@ async fn ids_in_a_drained_answer_are_recorded() {
         }
         drop(client);
         gateway.metric_becomes("tidegate_connections ", 0.0).await;
-        let id = (Kind::Response, "resp_1");
+        let id = (ReferenceKind::Response, "resp_1");
         assert_eq!(recorded(&gateway, id, owner("tester")).await, Recalled::Unknown, "{what}");
         go.send(()).unwrap();
         until(what, async || recorded(&gateway, id, owner("tester")).await == made_here()).await;
@@ -68,5 +68,5 @@ async fn ids_that_arrived_before_the_client_left_are_recorded() {
     assert_eq!(soon("the first event", client.chunk()).await.unwrap(), CREATED);
     drop(client);
     soon("the call to be cancelled", closed).await.unwrap();
-    assert_eq!(recorded(&gateway, (Kind::Response, "resp_0"), owner("tester")).await, made_here());
+    assert_eq!(recorded(&gateway, (ReferenceKind::Response, "resp_0"), owner("tester")).await, made_here());
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate::{
     affinity::{Recalled, WAIT},
     config::{self, Config, SharedLimits, UnknownIds, WhenRedisIsAway},
-    domain::origin::Kind,
+    domain::origin::ReferenceKind,
 };
 use tokio::{sync::oneshot, time::Instant};
 
@@ -63,7 +63,7 @@ fn event(number: usize) -> Vec<u8> {
 }
 
 async fn is_known(gateway: &Gateway, id: &str) -> bool {
-    matches!(recall(gateway, (Kind::Response, id), owner("tester")).await, Recalled::Own(_))
+    matches!(recall(gateway, (ReferenceKind::Response, id), owner("tester")).await, Recalled::Own(_))
 }
 
 async fn wait_for_store(gateway: &Gateway) {

@@ -2,7 +2,7 @@
 
 use tidegate::{
     config::{Config, Group, KeyLimits},
-    domain::origin::Kind,
+    domain::origin::ReferenceKind,
 };
 
 use super::{STRANGER, made_at, owner, recorded, with_stranger};
@@ -59,7 +59,7 @@ async fn a_turn_state_goes_up_only_to_its_issuer_and_only_for_its_owner() {
     let gateway = Gateway::start(with_stranger(&upstream.base_url()));
     let state = ask(&gateway, KEY, &[]).await.unwrap();
     assert_eq!(state, format!("turn-of-{}", backwards(UPSTREAM_KEY)));
-    assert_eq!(recorded(&gateway, (Kind::TurnState, &state), owner("tester")).await, made_at("up", "UP_KEY"));
+    assert_eq!(recorded(&gateway, (ReferenceKind::TurnState, &state), owner("tester")).await, made_at("up", "UP_KEY"));
     assert_eq!(sent(&upstream.request().await), [""; 0]);
     let forged = format!("{state}x");
     for (key, states, up) in [

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::origin::{Kind, Reference};
+use crate::domain::origin::{Reference, ReferenceKind};
 
 fn chat_pieces<'a>(streamed: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Observation {
     observe(if streamed { as_stream(AnswerDialect::Chat) } else { as_json(AnswerDialect::Chat) }, pieces)
@@ -84,8 +84,8 @@ fn chat_answers_are_observed() {
 #[test]
 fn ids_of_stored_audio_in_a_chat_are_learned() {
     let learned = [AnswerReference {
-        kind: Kind::Item,
-        reference: Reference::new(Kind::Item, b"audio_1"),
+        kind: ReferenceKind::Item,
+        reference: Reference::new(ReferenceKind::Item, b"audio_1"),
         by_value: None,
         is_made: true,
     }];

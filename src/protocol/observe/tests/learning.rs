@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    domain::origin::{Kind::*, Reference},
+    domain::origin::{Reference, ReferenceKind::*},
     protocol::references::{answer::MOST, tests::texts},
 };
 
-type Named<'a> = (crate::domain::origin::Kind, &'a str);
+type Named<'a> = (crate::domain::origin::ReferenceKind, &'a str);
 
 /// The learned references, and the piece that each is learned in.
 fn learn_pieces<'a>(mut observer: Observer, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<AnswerReference>> {

@@ -135,7 +135,7 @@ fn hidden_reasoning_is_noticed() {
         (AnswerDialect::Chat, details.clone(), false, Some(10_000)),
     ] {
         let seen = seen_of(dialect, true, &text);
-        let hidden = Hidden { thinks, sealed: tokens };
+        let hidden = HiddenReasoning { thinks, sealed: tokens };
         assert_eq!(
             (seen.hidden, seen.has_output()),
             (hidden, tokens.is_some() || text.contains("word")),
@@ -144,7 +144,7 @@ fn hidden_reasoning_is_noticed() {
     }
     let body = format!(r#"{{"output":[{{"type":"reasoning","encrypted_content":"{sealed}"}}]}}"#);
     let seen = seen_of(AnswerDialect::Responses, false, &body);
-    assert_eq!((seen.hidden, seen.made_nothing()), (Hidden { thinks: true, sealed: Some(10_000) }, false));
+    assert_eq!((seen.hidden, seen.made_nothing()), (HiddenReasoning { thinks: true, sealed: Some(10_000) }, false));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::super::request::ReferenceUse;
-use crate::domain::origin::{Kind, Reference};
+use crate::domain::origin::{Reference, ReferenceKind};
 
 /// Names that a request may hold.
 pub(super) const NAMES: [&str; 53] = [
@@ -84,7 +84,7 @@ enum Place {
     Environment,
     Skill,
     File,
-    Object(Kind),
+    Object(ReferenceKind),
     Prompt,
     Variables,
     Cache,
@@ -93,9 +93,9 @@ enum Place {
 /// The meaning of a name at a place, and the objects that exist.
 #[derive(Clone, Copy)]
 enum Meaning {
-    Id(Kind),
+    Id(ReferenceKind),
     /// The name alone tells what it could be.
-    Perhaps(Kind),
+    Perhaps(ReferenceKind),
     Encrypted,
     Text,
     Label,
@@ -135,48 +135,48 @@ fn means(place: Place, name: &str) -> (Meaning, Place) {
         _ => Place::Any,
     };
     match (place, name) {
-        (Place::Top, "previous_response_id") => (Id(Kind::Response), Place::Object(Kind::Response)),
-        (Place::Top, "conversation") => (Id(Kind::Conversation), Place::Object(Kind::Conversation)),
+        (Place::Top, "previous_response_id") => (Id(ReferenceKind::Response), Place::Object(ReferenceKind::Response)),
+        (Place::Top, "conversation") => (Id(ReferenceKind::Conversation), Place::Object(ReferenceKind::Conversation)),
         (Place::Object(kind), "id") => (Id(kind), Place::Any),
         (Place::Top, "input") => (Text, Place::Item),
         (Place::Top | Place::Item | Place::Tool, "tools") => (Value, Place::Tool),
         (Place::Top, "prompt") => (Text, Place::Prompt),
-        (Place::Prompt, "id") => (Id(Kind::Prompt), Place::Any),
+        (Place::Prompt, "id") => (Id(ReferenceKind::Prompt), Place::Any),
         (Place::Prompt, "variables") => (Value, Place::Variables),
         (Place::Top, "prompt_cache_options") => (Value, Place::Cache),
-        (Place::Cache, "comparison_response_id") => (Id(Kind::Response), Place::Any),
-        (Place::Item, "id") => (Id(Kind::Item), Place::Inner),
+        (Place::Cache, "comparison_response_id") => (Id(ReferenceKind::Response), Place::Any),
+        (Place::Item, "id") => (Id(ReferenceKind::Item), Place::Inner),
         (Place::Item, "content") => (Text, Place::Part),
         (Place::Item, "output") => (Text, Place::Out),
         (Place::Item, "input" | "arguments") => (Text, Place::Any),
         (Place::Item, "name") => (Text, Place::Inner),
         (Place::Item, "call_id") => (Text, Place::Inner),
-        (Place::Part | Place::File, "file_id") => (Id(Kind::File), into),
-        (Place::Tool, "vector_store_ids") => (Id(Kind::VectorStore), Place::Any),
-        (Place::Tool, "container") => (Id(Kind::Container), Place::Container),
+        (Place::Part | Place::File, "file_id") => (Id(ReferenceKind::File), into),
+        (Place::Tool, "vector_store_ids") => (Id(ReferenceKind::VectorStore), Place::Any),
+        (Place::Tool, "container") => (Id(ReferenceKind::Container), Place::Container),
         (Place::Tool, "environment") => (Value, Place::Environment),
         (Place::Tool, "input_image_mask") => (Value, Place::File),
-        (Place::Container | Place::Environment, "file_ids") => (Id(Kind::File), Place::Any),
+        (Place::Container | Place::Environment, "file_ids") => (Id(ReferenceKind::File), Place::Any),
         (Place::Container | Place::Environment, "skills") => (Value, Place::Skill),
-        (Place::Environment, "container_id") => (Id(Kind::Container), Place::Any),
-        (Place::Skill, "skill_id") => (Id(Kind::Skill), Place::Any),
+        (Place::Environment, "container_id") => (Id(ReferenceKind::Container), Place::Any),
+        (Place::Skill, "skill_id") => (Id(ReferenceKind::Skill), Place::Any),
         (_, "encrypted_content") if inside => (Encrypted, Place::Inner),
         (_, "text" | "output" | "content" | "arguments" | "instructions") => (Text, into),
         _ => match &*name.replace('ſ', "s").to_ascii_lowercase() {
             "type" | "call_id" => (Label, into),
-            "previous_response_id" | "response_id" => (Perhaps(Kind::Response), into),
-            "conversation" | "conversation_id" => (Perhaps(Kind::Conversation), into),
-            "file_id" | "file_ids" => (Perhaps(Kind::File), into),
-            "vector_store_ids" => (Perhaps(Kind::VectorStore), into),
-            "container" | "container_id" => (Perhaps(Kind::Container), into),
-            "skill_id" => (Perhaps(Kind::Skill), into),
+            "previous_response_id" | "response_id" => (Perhaps(ReferenceKind::Response), into),
+            "conversation" | "conversation_id" => (Perhaps(ReferenceKind::Conversation), into),
+            "file_id" | "file_ids" => (Perhaps(ReferenceKind::File), into),
+            "vector_store_ids" => (Perhaps(ReferenceKind::VectorStore), into),
+            "container" | "container_id" => (Perhaps(ReferenceKind::Container), into),
+            "skill_id" => (Perhaps(ReferenceKind::Skill), into),
             _ => (Value, into),
         },
     }
 }
 
 /// The kind of object that replaces the object at this name, where the client chooses the names.
-fn in_place_of(name: &str) -> Option<Kind> {
+fn in_place_of(name: &str) -> Option<ReferenceKind> {
     if let (Meaning::Perhaps(kind), _) = means(Place::Any, name) { Some(kind) } else { None }
 }
 
@@ -251,7 +251,7 @@ fn of_item(item: &Map<String, Value>) -> ReferenceUse {
 struct Surroundings {
     place: Place,
     /// It stands in place of an id of this kind.
-    of: Option<Kind>,
+    of: Option<ReferenceKind>,
     /// Its item is the output of a computer.
     is_screen: bool,
 }
@@ -278,7 +278,11 @@ fn object(object: &Map<String, Value>, around: Surroundings, found: &mut Vec<Fou
             return false;
         }
         if name == "resp_1" {
-            found.push((Kind::Response as u8, Reference::new(Kind::Response, b"resp_1"), ReferenceUse::Perhaps as u8));
+            found.push((
+                ReferenceKind::Response as u8,
+                Reference::new(ReferenceKind::Response, b"resp_1"),
+                ReferenceUse::Perhaps as u8,
+            ));
         }
         let (mut means, into) = self::means(place, name);
         if let (Meaning::Value, Some(kind), true) = (means, of, name.eq_ignore_ascii_case("id")) {
@@ -300,14 +304,18 @@ fn value(value: &Value, means: Meaning, around: Surroundings, uses: ReferenceUse
         (Value::Array(values), _) => values.iter().all(|value| self::value(value, means, around, uses, found)),
         (Value::Object(inner), _) => object(inner, around, found),
         (Value::String(text), _) if !text.is_empty() => {
-            let by_value = |uses| (text == "resp_1").then_some((Kind::Response, uses));
+            let by_value = |uses| (text == "resp_1").then_some((ReferenceKind::Response, uses));
             let references = match means {
-                Meaning::Id(Kind::Skill) | Meaning::Perhaps(Kind::Skill) if text.starts_with("openai-") => [None, None],
+                Meaning::Id(ReferenceKind::Skill) | Meaning::Perhaps(ReferenceKind::Skill)
+                    if text.starts_with("openai-") =>
+                {
+                    [None, None]
+                }
                 Meaning::Id(kind) => {
                     let also = if uses == ReferenceUse::LookedUp { ReferenceUse::Perhaps } else { uses };
-                    [Some((kind, uses)), by_value(also).filter(|_| kind != Kind::Response)]
+                    [Some((kind, uses)), by_value(also).filter(|_| kind != ReferenceKind::Response)]
                 }
-                Meaning::Encrypted => [Some((Kind::Encrypted, ReferenceUse::LookedUp)), None],
+                Meaning::Encrypted => [Some((ReferenceKind::Encrypted, ReferenceUse::LookedUp)), None],
                 // The id says more than the name.
                 Meaning::Perhaps(kind) => [by_value(uses).or(Some((kind, uses))), None],
                 Meaning::Value | Meaning::Label => [by_value(ReferenceUse::Perhaps), None],

@@ -239,11 +239,11 @@ fn end_as(bench: &Bench<'_>, mut permit: Permit, (ending, used, cost): (Ending, 
     let used = match ending {
         Ending::Dropped => return 0,
         Ending::Nothing => {
-            permit.settle(Used::Nothing, None, Exchange::default());
+            permit.settle(UsedTokens::Nothing, None, Exchange::default());
             return 0;
         }
-        Ending::Tokens => Used::Tokens { input, output },
-        Ending::Partly => Used::Partly { input: None, output, seen: used },
+        Ending::Tokens => UsedTokens::Reported { input, output },
+        Ending::Partly => UsedTokens::Partly { input: None, output, seen: used },
     };
     permit.settle(used, money, Exchange::default());
     // A second settlement changes nothing.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    decision::{Kind, Limited, Moment, Quota, Quotas},
+    decision::{LimitKind, Limited, Moment, Quota, Quotas},
     gcra::Rate,
     meter::{Meter, Unit},
 };
@@ -22,9 +22,9 @@ use crate::{
 
 /// All limits and budgets that can apply to requests of one key: its own, those of its group, and those for some models.
 #[derive(Debug)]
-pub(super) struct Subject {
-    /// At most [`MOST_SHARES`].
-    pub(super) shares: Vec<Share>,
+pub(super) struct LimitsOfKey {
+    /// At most [`MOST_SETS`].
+    pub(super) sets: Vec<LimitSet>,
     /// The names of all upstreams: a client may ask for `upstream/model`.
     pub(super) upstreams: Arc<[Arc<str>]>,
     pub(super) spending: Arc<Spending>,
@@ -33,7 +33,7 @@ pub(super) struct Subject {
 
 /// One set of limits and budgets: of a key, of its group, or of a key for some models.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct LimitSet {
     pub(super) whose: Spender,
     pub(super) name: Arc<str>,
     /// The models that the limits are for; none = all.
@@ -50,14 +50,14 @@ pub(super) struct Share {
 pub(super) struct Scope(u64);
 
 /// The most sets of limits that one key can have, which is the number of bits of a [`Scope`].
-pub(super) const MOST_SHARES: usize = 64;
+pub(super) const MOST_SETS: usize = 64;
 
 impl Scope {
     /// All sets of limits of a key.
     pub(super) const ALL: Self = Self(u64::MAX);
 
-    fn has(self, share: usize) -> bool {
-        u32::try_from(share).ok().and_then(|share| self.0.checked_shr(share)).is_some_and(|bits| bits & 1 == 1)
+    fn has(self, set: usize) -> bool {
+        u32::try_from(set).ok().and_then(|set| self.0.checked_shr(set)).is_some_and(|bits| bits & 1 == 1)
     }
 }
 
@@ -92,8 +92,8 @@ struct Last {
 /// What a request takes of one limit: a place, requests or tokens per minute, or money of a budget.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
-    /// An index of [`Subject::shares`].
-    pub(super) share: usize,
+    /// An index of [`LimitsOfKey::sets`].
+    pub(super) set: usize,
     pub(super) of: Claimed,
 }
 
@@ -123,7 +123,7 @@ const SOON: u64 = 1_000_000;
 /// The estimated cost of a request in each currency of [`Currency::ALL`], in nano-units.
 pub type Costs = [u64; Currency::ALL.len()];
 
-impl Share {
+impl LimitSet {
     /// The limit per minute on requests or tokens in this set of limits. None = unlimited.
     pub(super) fn rate(&self, unit: Unit) -> Option<Rate> {
         match unit {
@@ -148,15 +148,15 @@ impl OneBudget {
     }
 
     /// Returns the budget window that `now` is in, and the counter of its spend.
-    pub(super) fn counter(&self, share: &Share, subject: &Subject, now: UnixMillis) -> (Span, Arc<Counter>) {
+    pub(super) fn counter(&self, set: &LimitSet, limits: &LimitsOfKey, now: UnixMillis) -> (Span, Arc<Counter>) {
         let UnixMillis(now) = now;
-        let span = subject.windows.at(self.budget.window, self.budget.starts_on, now);
+        let span = limits.windows.at(self.budget.window, self.budget.starts_on, now);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *last.since.get_or_insert(now);
         match &last.window {
             Some((known, counter)) if *known == span => (span, Arc::clone(counter)),
             _ => {
-                let counter = subject.spending.counter(share.budget_key(&self.budget, span), since);
+                let counter = limits.spending.counter(set.budget_key(&self.budget, span), since);
                 counter.set_thresholds(self.budget.money.nano, &self.warn_at);
                 last.window = Some((span, Arc::clone(&counter)));
                 (span, counter)
@@ -165,63 +165,63 @@ impl OneBudget {
     }
 }
 
-impl Subject {
+impl LimitsOfKey {
     /// Returns which sets of limits apply to a request for this model, as the client writes the name. None = the model is not known.
     pub(super) fn scope(&self, model: Option<&str>) -> Scope {
         let is_upstream = |name: &str| self.upstreams.iter().any(|upstream| **upstream == *name);
-        let holds = |share: &Share| match (&share.model, model) {
+        let holds = |set: &LimitSet| match (&set.model, model) {
             (None, _) => true,
             (Some(pattern), Some(model)) => pattern.matches(model, is_upstream),
             (Some(_), None) => false,
         };
-        let bits = self.each().take(MOST_SHARES).filter(|(_, share)| holds(share));
+        let bits = self.each().take(MOST_SETS).filter(|(_, set)| holds(set));
         Scope(bits.fold(0, |bits, (nth, _)| bits | 1 << nth))
     }
 
     /// Whether a budget applies to requests in this scope.
     pub(super) fn has_budgets(&self, scope: Scope) -> bool {
-        self.within(scope).any(|(_, share)| !share.budgets.is_empty())
+        self.within(scope).any(|(_, set)| !set.budgets.is_empty())
     }
 
     /// What every request of this key takes of its limits before the body is read: a place and one request per minute.
     pub(super) fn admission_claims(&self) -> Vec<Claim> {
-        self.claims_of(|share| share.model.is_none())
+        self.claims_of(|set| set.model.is_none())
     }
 
     /// What a request takes of its limits and budgets once its body is read, with its estimated tokens and cost.
     pub(super) fn token_claims(&self, scope: Scope, tokens: u64, costs: &Costs, now: UnixMillis) -> Vec<Claim> {
-        let mut claims = self.claims_of(|share| share.model.is_some());
-        claims.retain(|claim| scope.has(claim.share));
-        let rate = |(share, of): (usize, &Share)| {
-            Some(Claim { share, of: Claimed::Rate { unit: Unit::Tokens, rate: of.tokens?, cost: tokens } })
+        let mut claims = self.claims_of(|set| set.model.is_some());
+        claims.retain(|claim| scope.has(claim.set));
+        let rate = |(set, of): (usize, &LimitSet)| {
+            Some(Claim { set, of: Claimed::Rate { unit: Unit::Tokens, rate: of.tokens?, cost: tokens } })
         };
         claims.extend(self.within(scope).filter_map(rate));
-        for (share, of) in self.within(scope) {
+        for (set, of) in self.within(scope) {
             for one in &of.budgets {
                 let (span, counter) = one.counter(of, self, now);
                 let (limit, cost) = (one.budget.money.nano, in_currency(costs, one.budget.money.currency));
-                claims.push(Claim { share, of: Claimed::Spend { counter, limit, cost, budget: one.budget, span } });
+                claims.push(Claim { set, of: Claimed::Spend { counter, limit, cost, budget: one.budget, span } });
             }
         }
         claims
     }
 
-    /// Claims of these shares for a place and for one request per minute.
-    fn claims_of(&self, of_these: impl Fn(&Share) -> bool) -> Vec<Claim> {
-        let places = self.each().filter_map(|(share, of)| Some((share, Claimed::Place { limit: of.in_flight? })));
-        let rate = |(share, of): (usize, &Share)| {
-            Some((share, Claimed::Rate { unit: Unit::Requests, rate: of.requests?, cost: 1 }))
+    /// Claims of these sets of limits for a place and for one request per minute.
+    fn claims_of(&self, of_these: impl Fn(&LimitSet) -> bool) -> Vec<Claim> {
+        let places = self.each().filter_map(|(set, of)| Some((set, Claimed::Place { limit: of.in_flight? })));
+        let rate = |(set, of): (usize, &LimitSet)| {
+            Some((set, Claimed::Rate { unit: Unit::Requests, rate: of.requests?, cost: 1 }))
         };
         let claims = places.chain(self.each().filter_map(rate));
-        let is_of_these = |share: usize| self.shares.get(share).is_some_and(&of_these);
-        claims.filter(|(share, _)| is_of_these(*share)).map(|(share, of)| Claim { share, of }).collect()
+        let is_of_these = |set: usize| self.sets.get(set).is_some_and(&of_these);
+        claims.filter(|(set, _)| is_of_these(*set)).map(|(set, of)| Claim { set, of }).collect()
     }
 
     /// Takes all claims of a request from the limits of its key, or none, without Redis. Of each limit only the part of one of
     /// `replicas` may be used, because the replicas cannot ask each other.
     pub(super) fn take(&self, claims: &[Claim], now: Moment, replicas: u32) -> Result<(), LimitExceeded> {
         for (nth, claim) in claims.iter().enumerate() {
-            let Some(Share { meter, .. }) = self.shares.get(claim.share) else { continue };
+            let Some(LimitSet { meter, .. }) = self.sets.get(claim.set) else { continue };
             let taken = match &claim.of {
                 Claimed::Place { limit } => meter.enter((limit / replicas.max(1) as usize).max(1)),
                 Claimed::Rate { unit, rate, cost } => meter.of(*unit).admit(rate.share(replicas), now, *cost),
@@ -240,7 +240,7 @@ impl Subject {
     /// Counts claims of a request that Redis granted: they are a part of what this replica may use if Redis becomes unavailable.
     pub(super) fn count(&self, claims: &[Claim], now: Moment, replicas: u32) {
         for claim in claims {
-            let Some(Share { meter, .. }) = self.shares.get(claim.share) else { continue };
+            let Some(LimitSet { meter, .. }) = self.sets.get(claim.set) else { continue };
             match &claim.of {
                 Claimed::Place { .. } => meter.enter_anyway(),
                 Claimed::Rate { unit, rate, cost } => meter.of(*unit).count(rate.share(replicas).span(*cost), now),
@@ -250,7 +250,7 @@ impl Subject {
     }
 
     fn give_back(&self, claim: &Claim, now: Moment, replicas: u32) {
-        let Some(Share { meter, .. }) = self.shares.get(claim.share) else { return };
+        let Some(LimitSet { meter, .. }) = self.sets.get(claim.set) else { return };
         match &claim.of {
             Claimed::Place { .. } => meter.leave(),
             Claimed::Rate { unit, rate, cost } => meter.of(*unit).settle(rate.share(replicas), now, now, *cost, 0),
@@ -258,19 +258,19 @@ impl Subject {
         }
     }
 
-    fn each(&self) -> impl Iterator<Item = (usize, &Share)> {
-        self.shares.iter().enumerate()
+    fn each(&self) -> impl Iterator<Item = (usize, &LimitSet)> {
+        self.sets.iter().enumerate()
     }
 
     /// Iterates over the sets of limits that apply to a request.
-    pub(super) fn within(&self, scope: Scope) -> impl Iterator<Item = (usize, &Share)> {
+    pub(super) fn within(&self, scope: Scope) -> impl Iterator<Item = (usize, &LimitSet)> {
         self.each().filter(move |(nth, _)| scope.has(*nth))
     }
 
     /// How the budgets of a key or group stand in the windows of `now`.
-    pub(super) fn states(&self, share: &Share, now: UnixMillis) -> impl Iterator<Item = BudgetState> {
-        share.budgets.iter().map(move |one| {
-            let (span, counter) = one.counter(share, self, now);
+    pub(super) fn states(&self, set: &LimitSet, now: UnixMillis) -> impl Iterator<Item = BudgetState> {
+        set.budgets.iter().map(move |one| {
+            let (span, counter) = one.counter(set, self, now);
             BudgetState { budget: one.budget, spent: counter.is_read().then(|| counter.spent()), span }
         })
     }
@@ -279,33 +279,33 @@ impl Subject {
     pub(super) fn limited(&self, claims: &[Claim], exceeded: LimitExceeded, quotas: Quotas) -> Option<Limited> {
         let LimitExceeded { nth, wait } = exceeded;
         let claim = claims.get(nth)?;
-        let share = self.shares.get(claim.share)?;
-        let (whose, name, after) = (share.whose, Arc::clone(&share.name), Duration::from_micros(wait));
+        let set = self.sets.get(claim.set)?;
+        let (whose, name, after) = (set.whose, Arc::clone(&set.name), Duration::from_micros(wait));
         let kind = match &claim.of {
-            Claimed::Place { limit } => Kind::InFlight(*limit),
-            Claimed::Rate { unit: Unit::Requests, rate, .. } => Kind::Requests(rate.limit()),
-            Claimed::Rate { unit: Unit::Tokens, rate, .. } => Kind::Tokens(rate.limit()),
+            Claimed::Place { limit } => LimitKind::InFlight(*limit),
+            Claimed::Rate { unit: Unit::Requests, rate, .. } => LimitKind::Requests(rate.limit()),
+            Claimed::Rate { unit: Unit::Tokens, rate, .. } => LimitKind::Tokens(rate.limit()),
             Claimed::Spend { counter, budget, span, limit, .. } if wait == 0 => {
                 // Redis may know a spend of others that the ledger did not show yet.
-                Kind::Budget { budget: *budget, span: *span, spent: counter.spent().max(*limit) }
+                LimitKind::Budget { budget: *budget, span: *span, spent: counter.spent().max(*limit) }
             }
-            Claimed::Spend { budget, .. } => Kind::Reserved(*budget),
+            Claimed::Spend { budget, .. } => LimitKind::Reserved(*budget),
         };
-        let model = share.model.as_ref().map(|model| Arc::clone(&model.0));
+        let model = set.model.as_ref().map(|model| Arc::clone(&model.0));
         Some(Limited { kind, whose, name, model, after, quotas })
     }
 
     /// How much is left of the limits per minute that apply to a request, counted in memory for the part of one of `replicas`.
     pub(super) fn quotas(&self, scope: Scope, now: Moment, replicas: u32) -> Quotas {
-        self.least(scope, |share, unit| {
-            Some(Quota::of(share.rate(unit)?.share(replicas), share.meter.of(unit).free_at(), now))
+        self.least(scope, |set, unit| {
+            Some(Quota::of(set.rate(unit)?.share(replicas), set.meter.of(unit).free_at(), now))
         })
     }
 
     /// Returns the limits per minute with the least left, of all sets of limits that apply to a request.
-    pub(super) fn least(&self, scope: Scope, quota: impl Fn(&Share, Unit) -> Option<Quota>) -> Quotas {
+    pub(super) fn least(&self, scope: Scope, quota: impl Fn(&LimitSet, Unit) -> Option<Quota>) -> Quotas {
         let least = |unit| {
-            let quotas = self.within(scope).filter_map(|(_, share)| quota(share, unit));
+            let quotas = self.within(scope).filter_map(|(_, set)| quota(set, unit));
             quotas.min_by_key(|quota| quota.remaining)
         };
         Quotas { requests: least(Unit::Requests), tokens: least(Unit::Tokens) }
