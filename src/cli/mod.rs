@@ -101,7 +101,12 @@ pub fn run() -> ExitCode {
     let source = config.map_or(Source::BuiltIn, |file| Source::File(file.into()));
     match arguments.command {
         Command::Serve => serve::run(&source),
-        Command::Demo { listen, admin_listen } => demo::run(listen, admin_listen),
+        Command::Demo { listen, admin_listen } => {
+            if matches!(source, Source::File(_)) {
+                output::print_remark("demo has a configuration of its own, and ignores --config and TIDEGATE_CONFIG");
+            }
+            demo::run(listen, admin_listen)
+        }
         Command::Check => check::run(&source),
         Command::Explain { key, model, cache_key, surface } => {
             explain::run(&source, ExplainQuery { key, model, cache_key, surface })

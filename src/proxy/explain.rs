@@ -121,11 +121,11 @@ impl Explanation<'_> {
                 true => "model_not_found",
                 false => "unsupported_endpoint",
             };
-            writeln!(out, "\nnobody can be asked; clients get 404 {code}")?;
+            writeln!(out, "\nno candidate serves this request: clients get 404 {code}")?;
         } else if self.choice.last_resort {
-            writeln!(out, "\nasked in this order, although all are passed by: nobody else is left")?;
+            writeln!(out, "\nattempted in this order, although all candidates are ejected: there is no other candidate")?;
         } else {
-            writeln!(out, "\nasked in this order, the next one only when the one before fails")?;
+            writeln!(out, "\nattempted in this order, each candidate only if the candidate before fails")?;
         }
         for (place, candidate) in (1..).zip(&self.choice.candidates) {
             write!(out, "  {place}. ")?;
@@ -137,7 +137,7 @@ impl Explanation<'_> {
         }
         let left_out: Vec<_> = self.all.iter().filter(|candidate| !self.is_asked(candidate)).collect();
         if !left_out.is_empty() {
-            writeln!(out, "\nnot asked")?;
+            writeln!(out, "\nnot attempted")?;
         }
         for candidate in left_out {
             write!(out, "  -  ")?;
@@ -145,8 +145,8 @@ impl Explanation<'_> {
             writeln!(out)?;
             let why = match candidate.exclusion {
                 Some(ExclusionReason::Key) => "the key may not use this upstream".to_owned(),
-                Some(ExclusionReason::Surface) => "it does not have this part of the API (its `surface`)".to_owned(),
-                Some(ExclusionReason::TooLarge(limit)) => format!("it takes bodies up to {} MiB", limit >> 20),
+                Some(ExclusionReason::Surface) => "the upstream does not have this part of the API (its `surface`)".to_owned(),
+                Some(ExclusionReason::TooLarge(limit)) => format!("the upstream takes bodies up to {} MiB", limit >> 20),
                 None => health_state(candidate),
             };
             writeln!(out, "       {why}")?;
@@ -154,13 +154,13 @@ impl Explanation<'_> {
         let mut limits: Vec<_> = self.choice.candidates.iter().filter_map(|one| self.size_limit(one)).collect();
         limits.dedup();
         if !limits.is_empty() {
-            writeln!(out, "\nlarger bodies pass by: {}", limits.join(", "))?;
+            writeln!(out, "\nupstreams that get no larger bodies: {}", limits.join(", "))?;
         }
         let or = match self.route.on_lost_state {
-            OnLostState::Fail => "nowhere else",
-            OnLostState::StripEncrypted => "elsewhere only without its encrypted reasoning",
+            OnLostState::Fail => "to no other account",
+            OnLostState::StripEncrypted => "to other accounts only without its encrypted reasoning",
         };
-        writeln!(out, "\na request that refers to stored state goes to the account that holds it, and {or}")?;
+        writeln!(out, "\na request that refers to stored state goes to the account that has this state, and {or}")?;
         let limits = self.tables.limits.shown(self.caller.index, UnixMillis(self.now));
         if !limits.is_empty() {
             writeln!(out, "\nlimits")?;
@@ -182,10 +182,10 @@ impl Explanation<'_> {
         let Some(upstream) = self.tables.upstreams.get(candidate.upstream) else { return Ok(()) };
         write!(out, "{}", upstream.config.name)?;
         if let Some(name) = upstream.credential(candidate.credential).and_then(|credential| credential.name.as_ref()) {
-            write!(out, " with {name}")?;
+            write!(out, ", credential {name}")?;
         }
         let model = self.route.targets.get(candidate.target).and_then(|target| target.model.as_deref());
-        write!(out, ", as {}", model.unwrap_or(self.model))
+        write!(out, ", model {}", model.unwrap_or(self.model))
     }
 
     fn is_refused_without_price(&self) -> bool {
@@ -206,7 +206,7 @@ impl Explanation<'_> {
 
     fn price(&self, candidate: &Candidate) -> String {
         let price = self.price_at(candidate);
-        price.map_or_else(|| "no price: counted in tokens".to_owned(), |price| format!("bills {price}"))
+        price.map_or_else(|| "no price: only tokens are counted".to_owned(), |price| format!("price: {price}"))
     }
 
     fn position(&self, candidate: &Candidate) -> String {
@@ -218,19 +218,19 @@ impl Explanation<'_> {
             let share = f64::from(target.weight) * 100.0 / f64::from(weights.max(1));
             let _ = write!(why, ", weight {} of {weights}: ", target.weight);
             let _ = match (self.preference, self.route.strategy) {
-                (Some(_), _) => write!(why, "chosen by the cache key ({share:.0} % of them come here)"),
-                (None, Strategy::LeastLatency) => write!(why, "the faster of two drawn for each request"),
-                (None, _) => write!(why, "drawn for each request ({share:.0} % of them)"),
+                (Some(_), _) => write!(why, "chosen by the cache key ({share:.0} % of all cache keys)"),
+                (None, Strategy::LeastLatency) => write!(why, "for each request, the faster of two random targets"),
+                (None, _) => write!(why, "chosen at random for {share:.0} % of the requests"),
             };
         }
         if let Some(latency) = candidate.latency {
-            let _ = write!(why, ", first byte of late after {} ms", latency.as_millis());
+            let _ = write!(why, ", first byte after {} ms on average", latency.as_millis());
         }
         let credentials = self.all.iter().filter(|other| other.target == candidate.target).count();
         if credentials > 1 {
             why.push_str(match self.preference {
-                Some(_) => ", its credential by the cache key",
-                None => ", of its credentials the one with the fewest requests under way, in turn",
+                Some(_) => ", the credential chosen by the cache key",
+                None => ", the credential with the fewest requests in progress",
             });
         }
         why
@@ -245,13 +245,13 @@ impl Explanation<'_> {
 fn health_state(candidate: &Candidate) -> String {
     let mut text = match candidate.health_state {
         HealthState::InService => "in service".to_owned(),
-        HealthState::Probation(cause) => format!("on probation after {}: one request probes it", cause.name()),
-        HealthState::Out { cause, left } if left.is_zero() => format!("out after {}: being probed", cause.name()),
-        HealthState::Out { cause, left } => format!("out after {}, for {} s more", cause.name(), left.as_secs() + 1),
+        HealthState::Probation(cause) => format!("half-open after {}: one request probes it", cause.name()),
+        HealthState::Out { cause, left } if left.is_zero() => format!("ejected after {}: a request probes it now", cause.name()),
+        HealthState::Out { cause, left } => format!("ejected after {}, for {} s more", cause.name(), left.as_secs() + 1),
     };
-    let _ = write!(text, ", {} requests under way", candidate.in_flight);
+    let _ = write!(text, ", {} requests in progress", candidate.in_flight);
     if candidate.full {
-        text.push_str(", full: asked after those that have room");
+        text.push_str(", full: attempted after all candidates with room");
     }
     text
 }

@@ -48,23 +48,23 @@ async fn the_running_gateway_explains_which_candidates_get_requests_and_why_othe
     assert_eq!(status, 200);
     let expected = "model smart for key tester, strategy ordered
 
-asked in this order, the next one only when the one before fails
-  1. up with one, as real
+attempted in this order, each candidate only if the candidate before fails
+  1. up, credential one, model real
        priority 1
-       in service, 0 requests under way
-       no price: counted in tokens
-  2. good with UP_KEY, as other
+       in service, 0 requests in progress
+       no price: only tokens are counted
+  2. good, credential UP_KEY, model other
        priority 2
-       in service, 0 requests under way
-       bills CNY 1.5 in, 1 cached, 2 out, 2 reasoning per million tokens; 0 per request
+       in service, 0 requests in progress
+       price: CNY 1.5 in, 1 cached, 2 out, 2 reasoning per million tokens; 0 per request
 
-not asked
-  -  forbidden with UP_KEY, as smart
+not attempted
+  -  forbidden, credential UP_KEY, model smart
        the key may not use this upstream
 
-larger bodies pass by: good (up to 7 MiB)
+upstreams that get no larger bodies: good (up to 7 MiB)
 
-a request that refers to stored state goes to the account that holds it, and nowhere else
+a request that refers to stored state goes to the account that has this state, and to no other account
 
 limits
   key tester: 60 requests per minute; 5 requests at once; 5 CNY/total, 0 spent
@@ -74,8 +74,8 @@ limits
     // The first one refuses its credential: the second one answers and comes first from then on.
     assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
     let (_, after) = explain(&gateway, "key=tester&model=smart").await;
-    assert!(after.contains("  1. good with UP_KEY, as other\n       priority 2, first byte of late after "), "{after}");
-    assert!(after.contains("not asked\n  -  up with one, as real\n       out after refused_once, for "), "{after}");
+    assert!(after.contains("  1. good, credential UP_KEY, model other\n       priority 2, first byte after "), "{after}");
+    assert!(after.contains("not attempted\n  -  up, credential one, model real\n       ejected after refused_once, for "), "{after}");
     assert!(!after.contains("sk-"), "{after}");
 
     let (_, old) = explain(&gateway, "key=old&model=smart").await;
@@ -118,7 +118,7 @@ async fn the_command_asks_the_running_gateway_and_without_one_says_that_it_is_of
     };
     let online = run("smart").await.unwrap();
     let said = String::from_utf8(online.stdout).unwrap();
-    assert!(online.status.success() && said.contains("1. up with UP_KEY, as only-in-the-running-one\n"), "{said}");
+    assert!(online.status.success() && said.contains("1. up, credential UP_KEY, model only-in-the-running-one\n"), "{said}");
     let unknown = run("unknown").await.unwrap();
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8(unknown.stderr).unwrap().contains("no model has the name `unknown`"));
@@ -131,6 +131,6 @@ async fn the_command_asks_the_running_gateway_and_without_one_says_that_it_is_of
         offline.status.success() && said.starts_with("offline: without health and pins (nothing answers at 127."),
         "{said}"
     );
-    assert!(said.contains("1. up, as in-the-file\n"), "{said}");
+    assert!(said.contains("1. up, model in-the-file\n"), "{said}");
     assert_eq!(run("unknown").await.unwrap().status.code(), Some(1));
 }
