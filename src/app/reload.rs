@@ -223,8 +223,8 @@ pub(super) fn with_stored(file_config: &Config, stored: &[StoredKey]) -> Config 
         let keys = refused.join(", ");
         tracing::warn!(
             keys,
-            "stored keys disabled: this configuration cannot enforce the settings of these client keys, so requests \
-             with the keys are refused. Change the keys or the configuration"
+            "some client keys in the database are disabled: this configuration cannot enforce the settings of these keys, \
+             so requests with the keys are refused. Change the keys or the configuration"
         );
     }
     config

@@ -123,7 +123,10 @@ impl Explanation<'_> {
             };
             writeln!(out, "\nno candidate serves this request: clients get 404 {code}")?;
         } else if self.choice.last_resort {
-            writeln!(out, "\nattempted in this order, although all candidates are ejected: there is no other candidate")?;
+            writeln!(
+                out,
+                "\nattempted in this order, although all candidates are ejected: there is no other candidate"
+            )?;
         } else {
             writeln!(out, "\nattempted in this order, each candidate only if the candidate before fails")?;
         }
@@ -145,8 +148,12 @@ impl Explanation<'_> {
             writeln!(out)?;
             let why = match candidate.exclusion {
                 Some(ExclusionReason::Key) => "the key may not use this upstream".to_owned(),
-                Some(ExclusionReason::Surface) => "the upstream does not have this part of the API (its `surface`)".to_owned(),
-                Some(ExclusionReason::TooLarge(limit)) => format!("the upstream takes bodies up to {} MiB", limit >> 20),
+                Some(ExclusionReason::Surface) => {
+                    "the upstream does not have this part of the API (its `surface`)".to_owned()
+                }
+                Some(ExclusionReason::TooLarge(limit)) => {
+                    format!("the upstream takes bodies up to {} MiB", limit >> 20)
+                }
                 None => health_state(candidate),
             };
             writeln!(out, "       {why}")?;
@@ -246,8 +253,12 @@ fn health_state(candidate: &Candidate) -> String {
     let mut text = match candidate.health_state {
         HealthState::InService => "in service".to_owned(),
         HealthState::Probation(cause) => format!("half-open after {}: one request probes it", cause.name()),
-        HealthState::Out { cause, left } if left.is_zero() => format!("ejected after {}: a request probes it now", cause.name()),
-        HealthState::Out { cause, left } => format!("ejected after {}, for {} s more", cause.name(), left.as_secs() + 1),
+        HealthState::Out { cause, left } if left.is_zero() => {
+            format!("ejected after {}: a request probes it now", cause.name())
+        }
+        HealthState::Out { cause, left } => {
+            format!("ejected after {}, for {} s more", cause.name(), left.as_secs() + 1)
+        }
     };
     let _ = write!(text, ", {} requests in progress", candidate.in_flight);
     if candidate.full {

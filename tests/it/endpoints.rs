@@ -381,7 +381,10 @@ async fn only_upstreams_with_the_endpoint_get_the_request() {
     let (status, text) = explained("&surface=embeddings").await;
     assert_eq!(status, 200);
     assert!(text.contains("  1. second, credential UP_KEY, model other"), "{text}");
-    assert!(text.contains("-  up, credential UP_KEY, model real\n       the upstream does not have this part of the API"), "{text}");
+    assert!(
+        text.contains("-  up, credential UP_KEY, model real\n       the upstream does not have this part of the API"),
+        "{text}"
+    );
     assert!(explained("").await.1.contains("  1. up, credential UP_KEY, model real"));
     let (_, nobody) = explained("&surface=moderations").await;
     assert!(nobody.contains("\nnobody can be asked; clients get 404 unsupported_endpoint\n"), "{nobody}");

@@ -74,8 +74,14 @@ limits
     // The first one refuses its credential: the second one answers and comes first from then on.
     assert_eq!(gateway.connect().await.create(r#"{"model":"smart"}"#).await.status, 200);
     let (_, after) = explain(&gateway, "key=tester&model=smart").await;
-    assert!(after.contains("  1. good, credential UP_KEY, model other\n       priority 2, first byte after "), "{after}");
-    assert!(after.contains("not attempted\n  -  up, credential one, model real\n       ejected after refused_once, for "), "{after}");
+    assert!(
+        after.contains("  1. good, credential UP_KEY, model other\n       priority 2, first byte after "),
+        "{after}"
+    );
+    assert!(
+        after.contains("not attempted\n  -  up, credential one, model real\n       ejected after refused_once, for "),
+        "{after}"
+    );
     assert!(!after.contains("sk-"), "{after}");
 
     let (_, old) = explain(&gateway, "key=old&model=smart").await;
@@ -118,7 +124,10 @@ async fn the_command_asks_the_running_gateway_and_without_one_says_that_it_is_of
     };
     let online = run("smart").await.unwrap();
     let said = String::from_utf8(online.stdout).unwrap();
-    assert!(online.status.success() && said.contains("1. up, credential UP_KEY, model only-in-the-running-one\n"), "{said}");
+    assert!(
+        online.status.success() && said.contains("1. up, credential UP_KEY, model only-in-the-running-one\n"),
+        "{said}"
+    );
     let unknown = run("unknown").await.unwrap();
     assert_eq!(unknown.status.code(), Some(1));
     assert!(String::from_utf8(unknown.stderr).unwrap().contains("no model has the name `unknown`"));

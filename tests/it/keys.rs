@@ -529,7 +529,7 @@ async fn a_key_whose_budget_cannot_be_counted_is_refused_and_never_unlimited() {
     // The configuration has no exchange rate between the prices and the budget.
     write(folder, &upstream, "", &prices("CNY"));
     status_becomes(address, &limited, 401).await;
-    let told = gateway.logged("stored keys disabled: this configuration");
+    let told = gateway.logged("some client keys in the database are disabled: this configuration");
     assert_eq!(told["keys"], "limited");
     assert_eq!(ask(address, &limited, "").await.status, 401);
     let line = gateway

@@ -25,8 +25,8 @@ pub struct CodedBody {
 pub struct CredentialRepeated;
 
 impl CodedBody {
-    /// Makes the state for searching one compressed answer. `coding`: the coding that the headers name. `scope`: the parts of the decoded
-    /// text that are searched.
+    /// Makes the state for searching one compressed answer of an upstream for the provider's credential. `coding`: the coding that the
+    /// headers name. `scope`: the parts of the decoded text that are searched.
     pub fn new(coding: Option<Coding>, scope: MaskScope) -> Self {
         Self { aside: ObserverDecoder::new(coding), text: MaskedBody::new(scope), waiting: Vec::new() }
     }

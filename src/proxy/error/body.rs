@@ -60,7 +60,8 @@ impl ApiError {
     pub(in crate::proxy) fn inflates_too_much() -> Self {
         Self::new(
             Problem::RequestTooLarge,
-            "The decoded body is too large. Send less, or send the body without Content-Encoding.",
+            "The decoded body is more than 200 times as large as the compressed body, which is not allowed. Send the body \
+             without Content-Encoding.",
         )
         .closing()
     }

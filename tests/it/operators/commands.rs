@@ -247,7 +247,7 @@ async fn healthcheck_and_explain_need_no_secret() {
                 command(&folder, &["explain", "--key", "tester", "--model", "smart"])
             });
             let (printed, _) = explained.await.unwrap().unwrap_or_else(|said| panic!("{said}\n{file}"));
-            assert!(printed.contains("1. up with UP_KEY"), "{printed}");
+            assert!(printed.contains("1. up, credential UP_KEY"), "{printed}");
             drop(path);
         }
     }
