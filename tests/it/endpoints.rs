@@ -387,7 +387,7 @@ async fn only_upstreams_with_the_endpoint_get_the_request() {
     );
     assert!(explained("").await.1.contains("  1. up, credential UP_KEY, model real"));
     let (_, nobody) = explained("&surface=moderations").await;
-    assert!(nobody.contains("\nnobody can be asked; clients get 404 unsupported_endpoint\n"), "{nobody}");
+    assert!(nobody.contains("\nno candidate serves this request: clients get 404 unsupported_endpoint\n"), "{nobody}");
     assert_eq!(explained("&surface=files").await.0, 400);
 }
 

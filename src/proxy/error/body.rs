@@ -4,6 +4,7 @@ use super::ApiError;
 use crate::{
     domain::problem::Problem,
     protocol::{
+        coding::MAX_RATIO,
         json::{JsonError, JsonErrorKind},
         references::request::MOST_LOOKED_UP,
     },
@@ -60,8 +61,10 @@ impl ApiError {
     pub(in crate::proxy) fn inflates_too_much() -> Self {
         Self::new(
             Problem::RequestTooLarge,
-            "The decoded body is more than 200 times as large as the compressed body, which is not allowed. Send the body \
-             without Content-Encoding.",
+            format!(
+                "The decoded body is more than {MAX_RATIO} times as large as the compressed body, which is not allowed. Send the body \
+                 without Content-Encoding."
+            ),
         )
         .closing()
     }
