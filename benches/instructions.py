@@ -35,6 +35,8 @@ from pathlib import Path
 KEY = "sk-bench-client"
 ROUNDS = 3
 RISE = 1.03
+# The threads that wake up by time take a tenth of these instructions, and not always as many. They are printed, but have no budget.
+UNSTEADY = ["50 events, one each 20 ms"]
 
 CONFIG = """
 [server]
@@ -258,7 +260,7 @@ def main():
             columns.append(f"{statistics.median(counts):10.1f} ({max(counts) - min(counts):.1f})")
         change = statistics.median(results[-1][name]) / statistics.median(results[0][name]) - 1
         print(f"{name:24}", *columns, f"{change:+.1%}" if len(results) > 1 else "")
-    medians = {name: round(statistics.median(counts) / 1000, 1) for name, counts in results[-1].items()}
+    medians = {name: round(statistics.median(counts) / 1000, 1) for name, counts in results[-1].items() if name not in UNSTEADY}
     if arguments.write:
         arguments.write.write_text(json.dumps(medians, indent=2) + "\n")
     if arguments.budget:
