@@ -146,7 +146,7 @@ mod tests {
             ("postgres://u@h/d?statement-cache-capacity=many", "statement-cache-capacity"),
             ("postgres://u@h/d?host=h1,h2", "several servers"),
             ("postgres://u@h/d?password=p", "not allowed"),
-            ("postgres://u@h /d", "what no URL may"),
+            ("postgres://u@h /d", "a URL must not have"),
         ] {
             let wrong = servers(url).unwrap_err();
             assert!(wrong.what.contains(what), "{url}: {wrong}");
