@@ -95,7 +95,8 @@ impl StoredKeys {
                 let snapshot = std::fs::read(&keys.snapshot).ok().and_then(|text| serde_json::from_slice(&text).ok());
                 let copied = snapshot.is_some();
                 tracing::error!(%error, copied, "the client keys in the database cannot be read: Tidegate uses the \
-                    snapshot of the keys in the data folder, if `copied` is true. Check the database");
+                    snapshot of the keys in the data folder. If `copied` is false, there is no snapshot, and no key of the \
+                    database works. Check the database");
                 keys.status.unread.store(!copied, Ordering::Release);
                 keys.stored = snapshot.unwrap_or_default();
                 keys.count();

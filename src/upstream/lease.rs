@@ -134,12 +134,12 @@ impl UpstreamShared {
 }
 
 impl Lease {
-    /// Returns the upstream at which this slot's attempt is made.
+    /// Returns the upstream at which this attempt is made.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 
-    /// Returns the credential with which this slot's attempt is made.
+    /// Returns the credential of the provider with which this attempt at an upstream is made.
     pub fn credential(&self) -> Option<&Credential> {
         self.upstream.credential(self.credential)
     }

@@ -91,9 +91,9 @@ impl Link {
         self.told.clear();
     }
 
-    /// Sends commands on limits to Redis, in their order, and waits for all answers. Redis takes items only if `epoch` is its epoch, or
-    /// is empty. `now` = microseconds since 1970-01-01 UTC; none = the clock of the server. An answer is `None` if Redis is in another
-    /// epoch.
+    /// Sends commands on limits to Redis, in their order, and waits for all answers. `epoch` names the data that Redis holds: Redis gets
+    /// another one when its data is lost. With another epoch, Redis runs no command and the answer is `None`; an empty `epoch` fits
+    /// all. `now` = microseconds since 1970-01-01 UTC; none = the clock of the server.
     ///
     /// # Errors
     /// When the connection fails. Redis may or may not have done any of the commands then.
