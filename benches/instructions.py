@@ -12,8 +12,8 @@ that are. Printed is the median of the rounds, in thousands of instructions for 
 log), and beside the median how far the rounds lie apart. Python, valgrind, and nothing else is needed.
 
 --budget compares with the counts in a file, and fails if one is more than 3 % higher: the medians of two runs of one build lie up to 2 %
-apart. --write writes the file. A change that costs more than it is worth is so seen at once; one that is worth its cost writes the file
-anew and says why in its commit.
+apart. --write writes the file. If a change needs more instructions for a good reason, write the file again, and give the reason in the
+commit.
 """
 
 import argparse

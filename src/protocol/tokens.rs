@@ -76,14 +76,18 @@ impl TextTally {
 
 /// Twelfths of a token for one byte and the byte before. Without branches, so that the compiler can make vectors.
 fn weight(byte: u8, before: u8) -> u8 {
-    let is_in = |first: u8, last: u8| byte.wrapping_sub(first) <= last - first;
     let is_space = |byte: u8| (byte == b' ') | (byte == b'\n');
-    let mark = is_in(b'!', b'@') | is_in(b'[', b'`') | is_in(b'{', b'~');
+    let mark = is_in(byte, b'!', b'@') | is_in(byte, b'[', b'`') | is_in(byte, b'{', b'~');
     let weight = if mark { MARK } else { PLAIN };
-    let weight = if is_in(0xE3, 0xED) { CJK } else { weight };
-    let weight = if is_in(0xCD, 0xE0) { OTHER } else { weight };
+    let weight = if is_in(byte, 0xE3, 0xED) { CJK } else { weight };
+    let weight = if is_in(byte, 0xCD, 0xE0) { OTHER } else { weight };
     // A run of spaces is one token at most.
     if is_space(byte) & is_space(before) { 0 } else { weight }
+}
+
+/// Whether a byte lies between two others. Without branches.
+fn is_in(byte: u8, first: u8, last: u8) -> bool {
+    byte.wrapping_sub(first) <= last - first
 }
 
 /// Bytes of encrypted content that contain no text.
@@ -102,10 +106,9 @@ const BLOCK: usize = 256;
 /// another mark of text.
 pub fn encoded_bytes(piece: &[u8]) -> u64 {
     let is_letter = |byte: u8| {
-        let is_in = |first: u8, last: u8| byte.wrapping_sub(first) <= last - first;
         let is_mark = (byte == b'+') | (byte == b'-') | (byte == b'_') | (byte == b'=');
         // The slash stands before the digits.
-        is_in(b'/', b'9') | is_in(b'A', b'Z') | is_in(b'a', b'z') | is_mark
+        is_in(byte, b'/', b'9') | is_in(byte, b'A', b'Z') | is_in(byte, b'a', b'z') | is_mark
     };
     let is_encoded = |block: &&[u8]| {
         // Text has a space or a quote within a few bytes, so the first bytes decide nearly every block of it. A file is read without

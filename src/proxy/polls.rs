@@ -3,10 +3,9 @@
 //! A poll goes to the account that stores the response. A poll takes no slot of a client's request, counts for no limit, and
 //! does not change the health state of an upstream.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header::ACCEPT};
-use http_body::Body;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::gateway::Proxy;
@@ -110,8 +109,8 @@ async fn credential_for<'a>(
 /// Reads an answer to its end.
 async fn read(mut body: AnswerBody, mut observer: Observer) -> Option<Observer> {
     let mut left = MOST_BYTES;
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let Ok(data) = frame.ok()?.into_data() else { continue };
+    while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+        let data = data.ok()?;
         left = left.checked_sub(data.len())?;
         observer.feed(&data);
         // The requests and streams of this worker have priority.

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -50,8 +50,16 @@ impl AnswerBody {
         }
     }
 
-    /// Returns the next data. Trailers belong to one connection and are not forwarded.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    /// Returns the next data of the answer, with all that is ready behind it. Trailers belong to one connection and are left out.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.poll_one(cx).map_ok(|first| self.join(first, cx))
+    }
+
+    /// Returns the data of the next frame.
+    fn poll_one(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
         loop {
             let frame = match &mut self.connection {
                 None => Pin::new(&mut self.body).poll_frame(cx),
@@ -63,18 +71,23 @@ impl AnswerBody {
                     frame
                 }
             };
-            match &frame {
-                Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.release(),
-                Poll::Ready(None) => self.release(),
-                Poll::Ready(Some(Err(_))) => self.connection = None,
-                _ => {}
-            }
-            match frame.map_ok(Frame::into_data) {
-                Poll::Ready(Some(Ok(Err(_)))) => {}
-                Poll::Ready(Some(Ok(Ok(data)))) => return Poll::Ready(Some(Ok(data))),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
+            match ready!(frame) {
+                Some(Ok(frame)) => {
+                    if self.body.is_end_stream() {
+                        self.release();
+                    }
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.connection = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => {
+                    self.release();
+                    return Poll::Ready(None);
+                }
             }
         }
     }
@@ -83,7 +96,7 @@ impl AnswerBody {
     fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
         let (mut pieces, mut size) = (Vec::new(), first.len());
         while size < JOINED && !self.body.is_end_stream() {
-            match self.poll_data(cx) {
+            match self.poll_one(cx) {
                 Poll::Ready(Some(Ok(next))) => {
                     size += next.len();
                     pieces.push(next);
@@ -111,10 +124,7 @@ impl Body for AnswerBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(error) = self.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        self.poll_data(cx).map_ok(|first| Frame::data(self.join(first, cx)))
+        self.poll_data(cx).map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -38,7 +38,7 @@ pub struct Pools(Vec<Arc<Pool>>);
 
 impl Pools {
     /// Makes the state at run time for all upstreams of a configuration. Upstreams with the same name and address, and credentials with
-    /// the same name and secret, keep their state from `previous`. Changed ones begin anew.
+    /// the same name and secret, keep their state from `previous`. Changed upstreams and credentials begin with empty state.
     pub fn new(config: &Config, previous: Option<&Self>, metrics: &Metrics, now: Instant) -> Self {
         let pools = config.upstreams.iter().map(|upstream| {
             let previous = previous.and_then(|pools| pools.0.iter().find(|pool| pool.is_for(upstream)));

@@ -386,8 +386,11 @@ async fn only_upstreams_with_the_endpoint_get_the_request() {
         "{text}"
     );
     assert!(explained("").await.1.contains("  1. up, credential UP_KEY, model real"));
-    let (_, nobody) = explained("&surface=moderations").await;
-    assert!(nobody.contains("\nno candidate serves this request: clients get 404 unsupported_endpoint\n"), "{nobody}");
+    let (_, unserved) = explained("&surface=moderations").await;
+    assert!(
+        unserved.contains("\nno candidate serves this request: clients get 404 unsupported_endpoint\n"),
+        "{unserved}"
+    );
     assert_eq!(explained("&surface=files").await.0, 400);
 }
 

@@ -1,4 +1,4 @@
-//! Finds the end of a run in a string.
+//! Finds the end of a run in a string, and control bytes.
 
 use memchr::memchr2;
 
@@ -18,6 +18,12 @@ pub(super) fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
         at += 8;
     }
     memchr2(b'"', b'\\', &bytes[at..]).map(|found| at + found)
+}
+
+/// Whether there is a control byte. No early exit: the compiler then checks many bytes at once.
+#[inline]
+pub(super) fn has_control(bytes: &[u8]) -> bool {
+    bytes.iter().fold(false, |control, byte| control | (*byte < 0x20))
 }
 
 const LOW: u64 = 0x0101_0101_0101_0101;

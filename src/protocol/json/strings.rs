@@ -1,6 +1,9 @@
 //! Keys and strings: skipped, compared in place, read, or reported in pieces.
 
-use super::{JsonErrorKind, KeyVisitor, STRING_LIMIT, Scanner, State, StringInterest, Value, find::quote_or_backslash};
+use super::{
+    JsonErrorKind, KeyVisitor, STRING_LIMIT, Scanner, State, StringInterest, Value,
+    find::{has_control, quote_or_backslash},
+};
 
 impl<S: KeyVisitor> Scanner<S> {
     /// Skips a run of a string and the byte that ends the run. Returns the next state and the number of bytes read.
@@ -146,9 +149,7 @@ impl<S: KeyVisitor> Scanner<S> {
 /// A string without escapes, if it is short and text.
 #[inline]
 fn plain(text: &[u8]) -> Option<&str> {
-    // No early exit: the compiler then checks many bytes at once.
-    let has_control = || text.iter().fold(false, |control, byte| control | (*byte < 0x20));
-    if text.len() > STRING_LIMIT || has_control() {
+    if text.len() > STRING_LIMIT || has_control(text) {
         return None;
     }
     std::str::from_utf8(text).ok()

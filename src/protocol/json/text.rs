@@ -1,6 +1,9 @@
 //! Reads one string (or number) of any length into a small buffer. Pieces may cut the string anywhere.
 
-use super::{NUMBER_LIMIT, STRING_LIMIT, Value, find::quote_or_backslash};
+use super::{
+    NUMBER_LIMIT, STRING_LIMIT, Value,
+    find::{has_control, quote_or_backslash},
+};
 
 /// The position in an escape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +83,7 @@ impl Text {
             let run = quote_or_backslash(rest).unwrap_or(rest.len());
             if run > 0 {
                 self.lone();
-                self.invalid |= rest[..run].iter().fold(false, |control, &byte| control | (byte < 0x20));
+                self.invalid |= has_control(&rest[..run]);
                 to(&rest[..run]);
                 i += run;
                 continue;
@@ -163,8 +166,7 @@ impl Text {
         }
         if self.looks() {
             let checked = if self.check_all { run } else { &run[..run.len().min(STRING_LIMIT - self.kept.len())] };
-            // No early exit: the compiler then checks many bytes at once.
-            self.invalid = checked.iter().fold(false, |control, &byte| control | (byte < 0x20));
+            self.invalid = has_control(checked);
             self.append(run);
         }
     }

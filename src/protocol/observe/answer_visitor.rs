@@ -15,33 +15,23 @@ pub(super) struct AnswerVisitor {
     pub(super) reading: Reading,
     /// Whether the type of an event decides if the event has references.
     by_type: bool,
-    /// Whether the current event has no references, by its type. Nearly all events are pieces of text, which have none.
-    has_no_references: bool,
 }
 
 impl AnswerVisitor {
     pub(super) fn new(learner: ReferenceReader) -> Self {
-        Self { learner, reading: Reading::default(), by_type: false, has_no_references: false }
+        Self { learner, reading: Reading::default(), by_type: false }
     }
 
     /// Returns a visitor for events whose type decides if they have references.
     pub(super) fn by_type(learner: ReferenceReader) -> Self {
         Self { by_type: true, ..Self::new(learner) }
     }
-
-    fn learns(&self) -> bool {
-        !self.has_no_references && self.learner.looks()
-    }
-
-    fn learner_interest(&self) -> StringInterest {
-        if self.has_no_references { StringInterest::Nothing } else { self.learner.interest() }
-    }
 }
 
 impl KeyVisitor for AnswerVisitor {
     #[inline]
     fn looks(&self) -> bool {
-        self.learns() || self.reading.looks()
+        self.learner.looks() || self.reading.looks()
     }
 
     fn checks_keys(&self) -> bool {
@@ -53,13 +43,13 @@ impl KeyVisitor for AnswerVisitor {
         if self.reading.looks() {
             self.reading.key(key);
         }
-        if self.learns() { self.learner.key(key, at) } else { Ok(()) }
+        if self.learner.looks() { self.learner.key(key, at) } else { Ok(()) }
     }
 
     #[inline]
     fn interest(&self) -> StringInterest {
         // No name is both a reference and text, except encrypted content. There both readers want the pieces.
-        match self.learner_interest() {
+        match self.learner.interest() {
             StringInterest::Nothing => self.reading.interest(),
             interest => interest,
         }
@@ -81,9 +71,7 @@ impl KeyVisitor for AnswerVisitor {
     }
 
     fn scalar(&mut self) {
-        if !self.has_no_references {
-            self.learner.scalar();
-        }
+        self.learner.scalar();
     }
 
     fn may_begin_value(&self, begin: &[u8]) -> bool {
@@ -98,49 +86,46 @@ impl KeyVisitor for AnswerVisitor {
         if let Some(text) = text {
             self.reading.text(text);
         }
-        if self.learner_interest() == StringInterest::Text {
+        if self.learner.interest() == StringInterest::Text {
             self.learner.text(range, text)?;
         }
-        let kind = self.reading.kind().filter(|_| self.by_type);
-        self.has_no_references |= kind.is_some_and(|kind| kind.learned_below().is_none());
+        // Nearly all events are pieces of text, which have no references.
+        if self.by_type && self.reading.kind().is_some_and(|kind| kind.learned_below().is_none()) {
+            self.learner.skip_rest();
+        }
         Ok(())
     }
 
     #[inline]
     fn piece(&mut self, piece: &[u8]) {
         self.reading.piece(piece);
-        if self.learner_interest() == StringInterest::Pieces {
+        if self.learner.interest() == StringInterest::Pieces {
             self.learner.piece(piece);
         }
     }
 
     fn end(&mut self, range: Range<u64>, is_text: bool) -> Result<(), JsonErrorKind> {
         self.reading.end();
-        if self.learner_interest() == StringInterest::Pieces { self.learner.end(range, is_text) } else { Ok(()) }
+        if self.learner.interest() == StringInterest::Pieces { self.learner.end(range, is_text) } else { Ok(()) }
     }
 
     fn open(&mut self, object: bool, at: u64) -> Result<(), JsonErrorKind> {
         self.reading.open(object);
-        if self.has_no_references { Ok(()) } else { self.learner.open(object, at) }
+        self.learner.open(object, at)
     }
 
     fn close(&mut self, end: u64) {
         self.reading.close();
-        if !self.has_no_references {
-            self.learner.close(end);
-        }
+        self.learner.close(end);
     }
 
     #[inline]
     fn comma(&mut self, at: u64) {
-        if !self.has_no_references {
-            self.learner.comma(at);
-        }
+        self.learner.comma(at);
     }
 
     fn clear(&mut self) {
         self.reading.clear();
         self.learner.clear();
-        self.has_no_references = false;
     }
 }

@@ -6,6 +6,7 @@ use super::{
     collect::{Collect, Hit, Level},
     grammar::{Grammar, ObjectKind, SKIP, StringRule, TOP},
     ids::{MAX_ID, kind_of, may_begin_id, trimmed},
+    open::{NextValue, OpenContainer},
 };
 use crate::{
     domain::origin::{Reference, ReferenceHash, ReferenceKind},
@@ -19,38 +20,6 @@ const MAX_LEVELS: usize = 64;
 /// The prefix of OpenAI's own curated skills (`openai-spreadsheets`), which are in every account. Skills that a user made are
 /// `skill_…`.
 const CURATED_SKILL: &str = "openai-";
-
-/// The rule and the kind of the next value.
-#[derive(Clone, Copy, Debug)]
-struct NextValue {
-    /// Index of the rule of its name. [`NextValue::NO_RULE`]: no rule.
-    rule: u8,
-    /// The kind of the value, if it is an object.
-    into: ObjectKind,
-}
-
-impl NextValue {
-    const NO_RULE: u8 = u8::MAX;
-
-    fn plain(into: ObjectKind) -> Self {
-        Self { rule: Self::NO_RULE, into }
-    }
-
-    fn rule(self) -> Option<usize> {
-        (self.rule != Self::NO_RULE).then_some(usize::from(self.rule))
-    }
-}
-
-/// A container that is open.
-#[derive(Clone, Copy, Debug)]
-struct OpenContainer {
-    place: ObjectKind,
-    is_array: bool,
-    /// Of an array: the rule and the kind of each of its values.
-    each: NextValue,
-    /// Of an object: the rules whose names were seen in it.
-    seen: u64,
-}
 
 /// Finds the references of a grammar in a text.
 ///
@@ -89,6 +58,12 @@ impl<C: Collect> Finder<C> {
             hash: None,
             collect,
         }
+    }
+
+    /// Ignores the rest of the text.
+    pub(in crate::protocol) fn skip_rest(&mut self) {
+        // More levels than any text closes.
+        self.skipped = u64::MAX / 2;
     }
 
     /// Returns the rule and the kind of the next value.

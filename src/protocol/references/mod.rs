@@ -9,6 +9,7 @@ mod documented;
 mod finder;
 mod grammar;
 mod ids;
+mod open;
 pub mod query;
 pub mod request;
 mod whole;

@@ -108,30 +108,26 @@ impl Relay {
         if self.held_back.is_some() {
             return self.poll_held_back(cx);
         }
-        loop {
-            let polled = self.source.poll(cx);
-            if polled.is_pending() {
-                ready!(self.silence.poll(cx));
-                self.settle_broken(EndReason::UpstreamStalled);
-                return Poll::Ready(Some(Err(RelayError::Silent)));
+        let polled = self.source.poll(cx);
+        if polled.is_pending() {
+            ready!(self.silence.poll(cx));
+            self.settle_broken(EndReason::UpstreamStalled);
+            return Poll::Ready(Some(Err(RelayError::Silent)));
+        }
+        match ready!(polled) {
+            Some(Ok(data)) => {
+                self.look(&data);
+                self.held_back = self.learn().and_then(|(recorder, mark)| recorder.hold_back(&data, mark));
+                if self.held_back.is_some() { self.poll_held_back(cx) } else { self.pass(data) }
             }
-            return match ready!(polled) {
-                Some(Ok(frame)) => {
-                    // Trailers belong to one connection and are not forwarded.
-                    let Ok(data) = frame.into_data() else { continue };
-                    self.look(&data);
-                    self.held_back = self.learn().and_then(|(recorder, mark)| recorder.hold_back(&data, mark));
-                    if self.held_back.is_some() { self.poll_held_back(cx) } else { self.pass(data) }
-                }
-                Some(Err(error)) => {
-                    self.settle_broken(EndReason::UpstreamBroken);
-                    self.break_off(RelayError::Upstream(error), cx)
-                }
-                None => match self.end() {
-                    EndReason::Incomplete if self.may_break() => self.break_off(RelayError::Incomplete, cx),
-                    _ => Poll::Ready(None),
-                },
-            };
+            Some(Err(error)) => {
+                self.settle_broken(EndReason::UpstreamBroken);
+                self.break_off(RelayError::Upstream(error), cx)
+            }
+            None => match self.end() {
+                EndReason::Incomplete if self.may_break() => self.break_off(RelayError::Incomplete, cx),
+                _ => Poll::Ready(None),
+            },
         }
     }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE},
     response::Parts,
 };
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, SizeHint};
 use tokio::time::timeout;
 
 use crate::{
@@ -111,17 +110,7 @@ impl UpstreamBody {
 
     /// Returns the next piece, for the code that judges the answer.
     pub(in crate::proxy) async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
-        loop {
-            match poll_fn(|cx| self.poll(cx)).await? {
-                // Trailers belong to one connection and are not forwarded.
-                Ok(frame) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Some(Ok(data));
-                    }
-                }
-                Err(error) => return Some(Err(error)),
-            }
-        }
+        poll_fn(|cx| self.poll(cx)).await
     }
 
     /// Whether the body has a content coding. A credential in such a body breaks the answer.
@@ -175,23 +164,19 @@ impl UpstreamBody {
         self.rest = None;
     }
 
-    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub(in crate::proxy) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(data) = self.read.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+            return Poll::Ready(Some(Ok(data)));
         }
         loop {
             if let Some(error) = self.broken.take() {
                 return Poll::Ready(Some(Err(error)));
             }
             let Some(body) = &mut self.rest else { return Poll::Ready(None) };
-            let polled = ready!(Pin::new(&mut *body).poll_frame(cx));
+            let polled = ready!(body.poll_data(cx));
             let last = body.is_end_stream();
             let masked = match polled {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.mask(data, last),
-                    // Trailers belong to one connection and are not forwarded.
-                    Err(_) => continue,
-                },
+                Some(Ok(data)) => self.mask(data, last),
                 Some(Err(error)) => {
                     self.fail_with(error.into());
                     self.mask(Bytes::new(), true)
@@ -203,7 +188,7 @@ impl UpstreamBody {
             };
             match masked {
                 Ok(data) if data.is_empty() => {}
-                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(data) => return Poll::Ready(Some(Ok(data))),
                 Err(CredentialRepeated) => {
                     self.echo.tell();
                     self.fail_with(BodyError::Echoed);

@@ -266,7 +266,7 @@ impl RedisWorker {
         }
         (self.pause, self.next_look) = (Duration::ZERO, Instant::now() + LOOK);
         self.status.is_back();
-        // After the start nobody receives this message.
+        // After the start, no code receives this message.
         let _ = self.found.send(());
     }
 
